@@ -17,11 +17,15 @@ FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 CLDR = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
 TILE, COLUMNS, STRIKE = 64, 16, 109  # px, tiles a row, the font's only bitmap size
 HERE = Path(__file__).parent
-NAMES = {"🐱": "cat", "🐶": "dog", "🐷": "pig", "🐼": "panda", "🐳": "whale", "☕": "hot beverage", "🐭": "mouse", "🐰": "rabbit",
-         "🐯": "tiger", "🐮": "cow", "🐵": "monkey", "🐇": "hare", "🍦": "soft ice cream", "☂": "umbrella", "📷": "camera"}
-VAGUE = set("food fruit drink animal face plant vehicle tool weapon bar object red green blue yellow fight comic game ball flower tree sweet "
-            "dessert meat vegetable pretty shot sick lock password space sea resort wise shedding electric video cooking slice spouting sun "
-            "medicine smoking rain leo steaming idea hot four cup light of with straw soft birthday clock crossed pointed young".split())
+NAMES = {  # plainer than CLDR's
+    "🐱": "cat", "🐶": "dog", "🐷": "pig", "🐭": "mouse", "🐰": "rabbit", "🐯": "tiger", "🐮": "cow", "🐵": "monkey", "🐇": "hare",
+    "🐳": "whale", "☕": "hot beverage", "🍦": "soft ice cream", "☂": "umbrella",
+}  # fmt: skip
+VAGUE = set(  # words that name many things, or nothing that can be drawn
+    "food fruit drink animal face plant vehicle tool weapon bar object red green blue yellow fight comic game ball flower tree sweet "
+    "dessert meat vegetable pretty shot sick lock password space sea resort wise shedding electric video cooking slice spouting sun "
+    "medicine smoking rain leo steaming idea hot four cup light of with straw soft birthday clock crossed pointed young".split()
+)
 
 
 def draw(char: str) -> Image.Image:
@@ -68,7 +72,8 @@ def main() -> None:
         subjects.append({"name": names[char], "emoji": char, "category": category, "core": index < len(core),
                          "synonyms": trained[:2], "heldout_synonyms": (partial[:1] + trained[2:])[:2]})
     atlas.save(HERE / "atlas.png", optimize=True)
-    (HERE / "atlas.json").write_text(json.dumps({"tile": TILE, "columns": COLUMNS, "subjects": subjects}, ensure_ascii=False, indent=1) + "\n")
+    facts = {"tile": TILE, "columns": COLUMNS, "subjects": subjects}
+    (HERE / "atlas.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
     print(f"{len(every)} subjects, {len(core)} core, {(HERE / 'atlas.png').stat().st_size / 2**20:.2f} MiB")
 
 

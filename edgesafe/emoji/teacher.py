@@ -31,7 +31,8 @@ WIDTHS, TEXT_WIDTH = (64, 96, 128, 128), 128
 
 
 def schedule() -> DDIMScheduler:
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -93,14 +94,25 @@ class Reservoir:
         return (mean + std * noise) * autoencoder.SCALING_FACTOR, self.ids[rows]
 
 
-def diffusion_loss(unet: UNet2DConditionModel, text: CLIPTextModel, latents: Tensor, ids: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+def diffusion_loss(
+    unet: UNet2DConditionModel, text: CLIPTextModel, latents: Tensor, ids: Tensor, timesteps: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean |eps_theta(x_t, t, text(ids)) - noise|^2; latents and noise (B, C, 8, 8), ids (B, L), timesteps (B,)."""
     alpha = schedule().alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     return (unet(noisy, timesteps, text(ids).last_hidden_state).sample - noise).square().mean()
 
 
 @torch.no_grad()
-def draw(unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, tokens: CLIPTokenizer, prompts: list[str], seed: int = 0, guidance: float = 4.0) -> Tensor:
+def draw(
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    vae: AutoencoderKL,
+    tokens: CLIPTokenizer,
+    prompts: list[str],
+    seed: int = 0,
+    guidance: float = 4.0,
+) -> Tensor:
     """(N, 3, 64, 64) in [0, 1]: 25 DDIM steps with classifier-free guidance, one generator for the whole batch."""
     n = len(prompts)
     ids = tokens(prompts + [""] * n, padding="max_length", return_tensors="pt").input_ids

@@ -28,13 +28,14 @@ def corpus() -> list[str]:
 
 def build(folder: Path) -> CLIPTokenizer:
     """Train the merges and write `vocab.json`, `merges.txt` and the configs into `folder`."""
-    trainer = BpeTrainer(vocab_size=10_000, min_frequency=1, initial_alphabet=ByteLevel.alphabet(), end_of_word_suffix=SUFFIX, show_progress=False)
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=10_000, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix=SUFFIX, show_progress=False)
     model = Tokenizer(BPE(end_of_word_suffix=SUFFIX))
     model.normalizer = Sequence([NFC(), Replace(Regex(r"\s+"), " "), Lowercase()])
     model.pre_tokenizer = PreSequence([Split(Regex(WORD), "removed", invert=True), ByteLevel(add_prefix_space=False)])
     model.train_from_iterator(corpus(), trainer)
     merges = [tuple(m) for m in json.loads(model.to_str())["model"]["merges"]]
-    letters = sorted(ByteLevel.alphabet())
+    letters = sorted(alphabet)
     tokens = [*letters, *(c + SUFFIX for c in letters), *("".join(m) for m in merges), START, END]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False))

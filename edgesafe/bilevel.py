@@ -1,0 +1,93 @@
+"""The two levels of the training problem, and the networks and optimizers that a solver moves.
+
+    lower level   L_ft(theta)  distillation: denoising, output KD, feature KD
+    upper level   L_CU(theta)  erasing the concept
+
+    min_theta max_vartheta  G(theta, vartheta) = L_CU(theta) + lambda (L_ft(theta) - L_ft(vartheta))      (arXiv 2412.15341)
+
+A solver in `solvers/` is a frozen dataclass with `solve(state, problem, steps)`, a generator of one `Record` an iteration.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .errors import EdgeSafeError
+
+Terms = dict[str, Tensor]  # a loss's parts by name, detached
+
+
+class NotFinite(EdgeSafeError):
+    """A loss or gradient is NaN or infinite; the message names the step and the tensor. The weights are still those before it."""
+
+
+class Problem(Protocol):
+    """Both levels' losses. Step n's batch depends on the seed and n only."""
+
+    def lower_batch(self, n: int) -> Any: ...
+
+    def upper_batch(self, n: int, network: nn.Module) -> Any: ...
+
+    def lower(self, network: nn.Module, batch: Any) -> tuple[Tensor, Terms]:
+        """L_ft of the network."""
+
+    def upper(self, network: nn.Module, batch: Any) -> tuple[Tensor, Terms]:
+        """L_CU of the network."""
+
+
+@dataclass
+class State:
+    """All that changes while a solver runs."""
+
+    theta: nn.Module  # the result
+    vartheta: nn.Module  # the lower level's network; the same object as theta where a solver has one network
+    inner: Optimizer  # of vartheta, all weights
+    outer: Optimizer  # of theta, the weights that the eraser may move
+    rates: tuple[float, float]  # peak learning rates, inner and outer
+    schedule: Callable[[int], float] = lambda n: 1.0  # the share of the peak rates at step n
+    clip: float = 1.0  # largest norm of a gradient
+    step: int = 0  # iterations done
+    memory: dict[str, float] = field(default_factory=dict)  # what a solver carries on: lambda, the value gap
+
+    def descend(self, network: nn.Module, optimizer: Optimizer, loss: Tensor, terms: Terms) -> None:
+        """One step of the optimizer's weights down the loss, refused where something is not finite."""
+        for name, value in {**terms, "loss": loss}.items():
+            if not torch.isfinite(value).all():
+                raise NotFinite(f"step {self.step}: the {name} loss is {float(value.detach())}")
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+            weight.grad = gradient
+        norm = nn.utils.clip_grad_norm_(weights, self.clip)
+        if not torch.isfinite(norm):
+            broken = [n for n, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+            raise NotFinite(f"step {self.step}: the gradient of {(broken or ['all weights together'])[0]} is not finite")
+        for group in optimizer.param_groups:
+            group["lr"] = self.rates[optimizer is self.outer] * self.schedule(self.step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One iteration, for the log: iteration number from 1, which level moved, and its numbers."""
+
+    step: int
+    level: str  # "inner" | "outer"
+    values: dict[str, float]
+
+
+def record(state: State, level: str, values: Mapping[str, float | Tensor]) -> Record:
+    """Count the iteration and note its numbers."""
+    state.step += 1
+    return Record(state.step, level, {name: float(v.detach() if isinstance(v, Tensor) else v) for name, v in values.items()})
+
+
+@torch.no_grad()
+def follow(follower: nn.Module, leader: nn.Module) -> None:
+    """follower <- leader, all weights."""
+    for a, b in zip(follower.parameters(), leader.parameters(), strict=True):
+        a.copy_(b)

@@ -1,0 +1,132 @@
+"""`edgesafe train`: distil a pruned model from its teacher and erase concepts on the way."""
+
+from pathlib import Path
+
+import click
+
+FLAGS = ("model", "student", "teacher", "data", "erase", "anchor", "prune", "steps", "batch", "seed", "precision")
+
+
+@click.command(short_help="Shrink a model by distillation and erase concepts from it.")
+@click.option("--model", metavar="MODEL", help="What to prune and teach from: a pipeline folder, a hub id, or emoji:teacher.")
+@click.option("--student", metavar="MODEL", help="A model that is pruned already; needs --teacher.")
+@click.option("--teacher", metavar="MODEL", help="What --student learns from.")
+@click.option("--data", metavar="DATA", help="emoji, a folder with metadata.jsonl, or captions.txt (the teacher draws).")
+@click.option("--erase", metavar="CONCEPTS", help='Comma-separated: "neon", "beer, wine", "style:van gogh"; none: distil only.')
+@click.option("--anchor", metavar="TEXT", help="What takes the concept's place in a prompt. Styles of the emoji world: the plain emoji.")
+@click.option("--prune", metavar="PRUNER", help="bk-sdm-base, bk-sdm-small, bk-sdm-tiny, none.")
+@click.option("--eraser", metavar="ERASER", help="esd.")
+@click.option("--solver", metavar="SOLVER", help="penalty (the paper), alternate (its published code), two-stage, distil.")
+@click.option("--lambda", "lambda_", type=float, metavar="NUMBER", help="Weight of the value gap; solver penalty.")
+@click.option("--inner-steps", type=int, metavar="K", help="Distillation steps before each erasing step; solvers penalty, alternate.")
+@click.option("--steps", type=int, metavar="N", help="Iterations in all, inner and outer.")
+@click.option("--batch", type=int, metavar="N", help="Pictures of a distillation step.")
+@click.option("--precision", metavar="DTYPE", help="fp32, or bf16 on a GPU.")
+@click.option("--seed", type=int, metavar="N", help="Of data order, noise and drawings.  [default: 0]")
+@click.option("--preset", metavar="PRESET", help="quick, full or paper.  [default: quick; with a model of your own: paper]")
+@click.option("--config", type=click.Path(path_type=Path), metavar="RUN.TOML", help="Settings as --dry-run names them; flags win.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any setting, as in TOML: --set eraser.eta=0.3. May be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="The run's folder.  [default: runs/<time>-<concepts>]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a stopped run, with its settings.")
+@click.option("--dry-run", is_flag=True, help="Print the settings that will land in the manifest, and stop.")
+def train(**flags) -> None:
+    """Distil a pruned model from its teacher and erase concepts on the way.
+
+    Without arguments: the style neon, from the embedded emoji model.
+
+    \b
+      edgesafe train                                    5 minutes on two CPU cores
+      edgesafe train --erase "beer, wine, cocktail"     objects
+      edgesafe train --preset full                      from the pruned teacher to convergence
+      edgesafe train --model SD_FOLDER --data PICTURES --erase "style:van gogh"
+    """
+    import json
+
+    from rich.console import Console
+
+    from .. import presets
+    from ..errors import EdgeSafeError
+
+    console, resumed = Console(), flags["resume"]
+    if resumed:
+        others = [name for name, value in flags.items() if name != "resume" and value not in (None, (), False)]
+        if others:
+            raise EdgeSafeError(f"--resume goes on with the settings of {resumed}: leave out --{others[0].rstrip('_').replace('_', '-')}")
+        settings, out = _settings_of(resumed), resumed
+    else:
+        settings = presets.resolve(flags["preset"], _layers(flags))
+        out = flags["out"] or _place(settings.erase)
+    if flags["dry_run"]:
+        click.echo(json.dumps(presets.to_dict(settings), indent=1))
+        return
+    if not resumed and out.exists():
+        raise EdgeSafeError(f"--out {out} exists. Give another --out, or go on with it: edgesafe train --resume {out}")
+    from ..trainer import train as run
+
+    student = settings.student or settings.prune
+    console.print(f"run {out}: teacher {settings.teacher_source}, student {student}, erase {settings.erase}", highlight=False)
+    run(settings, out, resume=bool(resumed), console=console)
+    console.print(f"done: {out} (model/, previews/, metrics.jsonl). Next: edgesafe export {out}", highlight=False, soft_wrap=True)
+
+
+def _layers(flags: dict) -> list[tuple[str, dict]]:
+    """Changes to the preset, weakest first: --config, the methods' names, --set, flags."""
+    from ..presets import read_toml
+
+    layers = [(f"--config {flags['config']}", read_toml(flags["config"]))] if flags["config"] else []
+    layers += [(f"--{key}", {key: {"name": flags[key]}}) for key in ("solver", "eraser") if flags[key]]
+    layers += [(f"--set {text}", _assignment(text)) for text in flags["sets"]]
+    layers += [(f"--{key}", {key: flags[key]}) for key in FLAGS if flags[key] is not None]
+    for flag, key in (("lambda_", "lambda"), ("inner_steps", "inner_steps")):
+        if flags[flag] is not None:
+            layers.append((f"--{key.replace('_', '-')}", {"solver": {key: flags[flag]}}))
+    return layers
+
+
+def _assignment(text: str) -> dict:
+    """ "eraser.eta=0.3" -> {"eraser": {"eta": 0.3}}; a bare word is a text."""
+    import tomllib
+
+    from ..errors import EdgeSafeError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise EdgeSafeError(f"--set {text!r}: needs KEY=VALUE, such as eraser.eta=0.3")
+    try:
+        return tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        return tomllib.loads(f"{key} = {_quoted(value)}")
+    except tomllib.TOMLDecodeError as error:
+        raise EdgeSafeError(f"--set {text!r}: not readable as TOML ({error})") from error
+
+
+def _quoted(value: str) -> str:
+    import json
+
+    return json.dumps(value.strip())
+
+
+def _settings_of(run: Path):
+    import json
+
+    from ..errors import EdgeSafeError
+    from ..presets import from_dict
+
+    if not (run / "config.json").is_file() or not (run / "metrics.jsonl").is_file():
+        raise EdgeSafeError(f"--resume {run}: not a run of edgesafe train (no config.json and metrics.jsonl)")
+    if (run / "manifest.json").is_file():
+        raise EdgeSafeError(f"--resume {run}: this run is finished. To train on, start from it: --student {run} --teacher ...")
+    try:
+        return from_dict(json.loads((run / "config.json").read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise EdgeSafeError(f"{run / 'config.json'}: damaged, or of another version ({error!r})") from error
+
+
+def _place(erase: str | None) -> Path:
+    import re
+    import time
+
+    slug = re.sub(r"[^a-z0-9]+", "-", (erase or "").lower()).strip("-")[:40]
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{'distilled' if slug == 'none' else slug}"

@@ -1,0 +1,204 @@
+"""A text-to-image model as a stock Stable Diffusion pipeline folder: find it, load its parts, save them.
+
+`load` takes "emoji:teacher", "emoji:student", a run folder, a pipeline folder or a Hugging Face hub id, safetensors only.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import sampling
+from .errors import EdgeSafeError
+
+PACKAGED = Path(__file__).parent / "emoji"
+PIPELINES = ("StableDiffusionPipeline",)
+PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+HUB_FILES = ["model_index.json", "scheduler/*", "tokenizer/*", *(f"{part}/*.{end}" for part in PARTS for end in ("json", "safetensors"))]
+
+
+@dataclass
+class TextToImage:
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict[str, Any]  # of scheduler/scheduler_config.json
+    source: str  # what the user named: an id or a path
+    folder: Path | None = None  # where it was read from
+
+    @property
+    def prediction_type(self) -> str:
+        return self.scheduler_config.get("prediction_type", "epsilon")
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels a latent, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the pictures that the UNet was made for, in pixels."""
+        return self.unet.config.sample_size * self.vae_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return (self.unet.config.in_channels, self.unet.config.sample_size, self.unet.config.sample_size)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the hub."""
+        return self.folder.name if self.folder and self.folder.parent.name == "snapshots" else None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The UNet's weight file, where it is one file."""
+        files = sorted((self.folder / "unet").glob("*.safetensors")) if self.folder else []
+        return files[0] if len(files) == 1 else None
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+    def freeze(self) -> "TextToImage":
+        for module in self.modules().values():
+            module.eval().requires_grad_(False)
+        return self
+
+
+def resolve(source: str | Path) -> Path | str:
+    """The folder that `source` names, or `source` itself as a hub id."""
+    text = str(source)
+    if text.startswith("emoji:"):
+        folder = PACKAGED / text.removeprefix("emoji:")
+        known = ("emoji:teacher", "emoji:student")
+        if text not in known:
+            raise EdgeSafeError(f"unknown packaged model {text!r}; known: {', '.join(known)}")
+        if not (folder / "model_index.json").is_file():
+            raise EdgeSafeError(f"{text}: not in this installation (no {folder}/model_index.json). Install edgesafe again, or name another")
+        return folder
+    path = Path(text).expanduser()
+    if not path.exists():
+        if _is_hub_id(text):
+            return text
+        raise EdgeSafeError(f"{text}: no such folder, and not a Hugging Face id (owner/name)")
+    if (path / "model" / "model_index.json").is_file():
+        return path / "model"
+    if (path / "config.json").is_file() and (path / "metrics.jsonl").is_file():
+        raise EdgeSafeError(f"{path}: a run that did not finish. Go on with: edgesafe train --resume {path}")
+    if not (path / "model_index.json").is_file():
+        raise EdgeSafeError(f"{path}: no model_index.json, so not a pipeline folder. Give the one that holds unet/, vae/, text_encoder/")
+    return path
+
+
+def load(source: str | Path, dtype: torch.dtype = torch.float32) -> TextToImage:
+    """Every part in `dtype`, in eval mode, weights untouched by gradients.
+
+    Raises: EdgeSafeError for pickled weights, unknown pipeline or part classes and unreadable files, by name.
+    """
+    folder = resolve(source)
+    if isinstance(folder, str):
+        folder = _download(folder)
+    index = _json(folder / "model_index.json")
+    if index.get("_class_name") not in PIPELINES:
+        found = index.get("_class_name")
+        raise EdgeSafeError(f"{folder / 'model_index.json'}: unknown pipeline class {found!r}; known: {', '.join(PIPELINES)}")
+    for part, cls in PARTS.items():
+        named = (index.get(part) or [None, None])[1]
+        if named != cls.__name__:
+            raise EdgeSafeError(f"{folder / 'model_index.json'}: {part} is a {named}; EdgeSafe reads {cls.__name__}")
+    parts = {part: _part(folder / part, cls, dtype) for part, cls in PARTS.items()}
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise EdgeSafeError(f"{folder / 'tokenizer'}: not readable as a CLIP tokenizer ({_first_line(error)})") from error
+    schedule = _json(folder / "scheduler" / "scheduler_config.json")
+    model = TextToImage(**parts, tokenizer=tokenizer, scheduler_config=schedule, source=str(source), folder=folder)
+    if model.prediction_type not in ("epsilon", "v_prediction"):
+        raise EdgeSafeError(f"{folder / 'scheduler'}: prediction_type {model.prediction_type!r}; known: epsilon, v_prediction")
+    return model.freeze()
+
+
+def save(model: TextToImage, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """A stock StableDiffusionPipeline folder, safetensors in `dtype`; the model's own parts keep theirs."""
+    # nn.Module.to, because that of diffusers warns about each cast.
+    parts = {name: nn.Module.to(copy.deepcopy(part), "cpu", dtype) for name, part in model.modules().items()}
+    scheduler = getattr(diffusers, model.scheduler_config.get("_class_name", "DDIMScheduler"), DDIMScheduler)
+    StableDiffusionPipeline(
+        **parts,
+        tokenizer=model.tokenizer,
+        scheduler=scheduler.from_config(model.scheduler_config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+
+
+@torch.no_grad()
+def encode(model: TextToImage, prompts: Sequence[str]) -> Tensor:
+    """The text encoder's last hidden state: (N, 77, C)"""
+    tokens = model.tokenizer
+    ids = tokens(list(prompts), padding="max_length", max_length=tokens.model_max_length, truncation=True, return_tensors="pt").input_ids
+    return model.text_encoder(ids.to(model.text_encoder.device)).last_hidden_state
+
+
+def alphas_cumprod(model: TextToImage) -> Tensor:
+    """(T,) the share of the picture's variance left at each timestep, alpha-bar."""
+    return sampling.scheduler("ddim", model.scheduler_config).alphas_cumprod.float()
+
+
+def _is_hub_id(text: str) -> bool:
+    owner, slash, name = text.partition("/")
+    return bool(slash and owner and name) and "/" not in name and not text.startswith((".", "~"))
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES, ignore_patterns=["*non_ema*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise EdgeSafeError(f"{repo}: no such folder, and the Hugging Face hub did not give it ({_first_line(error)})") from error
+
+
+def _part(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
+    if not folder.is_dir():
+        raise EdgeSafeError(f"{folder}: missing; the model_index.json beside it names it")
+    weights = sorted(folder.glob("*.safetensors"))
+    pickled = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
+    if not weights and pickled:
+        raise EdgeSafeError(
+            f"{pickled[0]}: a pickle can run code when it is opened, so EdgeSafe reads safetensors only. Convert it where you trust it: "
+            "load the pipeline in diffusers and call save_pretrained(folder, safe_serialization=True)"
+        )
+    if not weights:
+        raise EdgeSafeError(f"{folder}: no .safetensors file in it")
+    variant = "fp16" if all(".fp16" in p.suffixes for p in weights) else None
+    precision = {"dtype": dtype} if cls is CLIPTextModel else {"torch_dtype": dtype}
+    try:
+        return cls.from_pretrained(folder, use_safetensors=True, variant=variant, local_files_only=True, **precision)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise EdgeSafeError(f"{folder}: not readable as {cls.__name__} ({_first_line(error)})") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EdgeSafeError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise EdgeSafeError(f"{path}: not valid JSON ({error})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

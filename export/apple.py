@@ -1,0 +1,38 @@
+"""Where a model differs from what Apple's own Swift package assumes, said plainly.
+
+Its schedulers (PNDM, DPM-Solver++) are written for epsilon prediction, 1000 training steps, scaled_linear betas 0.00085 to 0.012; its
+decoder divides by 0.18215; its UNet is called with batch 2; its tokenizer splits on spaces only and pads with <|endoftext|>.
+"""
+
+from edgesafe.model import TextToImage
+
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+ASSUMED = {"prediction_type": "epsilon", "num_train_timesteps": 1000, **BETAS}
+DIFFUSERS = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}  # its defaults, where they differ
+SCALING_FACTOR, BATCH, PAD = 0.18215, 2, "<|endoftext|>"
+
+
+def notes(model: TextToImage, batch: int) -> tuple[str, ...]:
+    """One line for each difference, and always one on the tokenizer."""
+    config = ASSUMED | DIFFUSERS | model.scheduler_config
+    found = []
+    for key, assumed in ASSUMED.items():
+        if config[key] != assumed:
+            found.append(f"{key} is {config[key]}; the schedulers of Apple's Swift package assume {assumed}. {_advice(key)}")
+    if model.vae.config.scaling_factor != SCALING_FACTOR:
+        scale = f"the VAE's scaling_factor is {model.vae.config.scaling_factor}"
+        found.append(f"{scale}; Apple's Swift package divides by {SCALING_FACTOR} unless its configuration says otherwise")
+    if batch != BATCH:
+        found.append(
+            f"the UNet takes batch {batch}; Apple's Swift package sends 2, with and without the prompt. Call it twice from your own code"
+        )
+    if model.tokenizer.pad_token != PAD:
+        found.append(f"the tokenizer pads with {model.tokenizer.pad_token!r}; Apple's Swift tokenizer pads with {PAD!r}")
+    found.append("Apple's Swift tokenizer splits on spaces only: token ids are equal for prompts of a-z, 0-9 and spaces; write prompts so")
+    return tuple(found)
+
+
+def _advice(key: str) -> str:
+    if key == "prediction_type":
+        return "It will not draw right there: sample with your own scheduler, or one that knows this prediction"
+    return "Give your own scheduler the values that the manifest's `target` holds"
