@@ -29,12 +29,15 @@ class Budget:
         if now - self._mark < 60:
             self.spent_s += now - self._mark
         self._mark = now
-        return min(1.0, self.spent_s / (60 * self.minutes))
+        return self.progress
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.spent_s / (60 * self.minutes)) if self.minutes else 1.0
 
     def rate(self, step: int, peak: float, warmup: int = 300, floor: float = 0.01) -> float:
         """Linear warm-up over steps, then a cosine over the time budget."""
-        progress = min(1.0, self.spent_s / (60 * self.minutes))
-        return peak * min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return peak * min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self.progress)))
 
 
 def faster_dtype(step: Callable[[torch.dtype | None], None], repeats: int = 3) -> torch.dtype | None:

@@ -231,11 +231,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=240, help="training time of text encoder and UNet, over all sessions")
     parser.add_argument("--vae-minutes", type=float, default=30, help="training time of the VAE, over all sessions")
+    parser.add_argument("--decoder-minutes", type=float, default=10, help="then of its decoder alone; may be given more at any time")
     parser.add_argument("--subjects", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("work/teacher"))
     args = parser.parse_args()
     world = World(args.subjects)
-    vae = autoencoder.train(world, args.out, args.vae_minutes)
+    vae = autoencoder.train(world, args.out, args.vae_minutes, args.decoder_minutes)
     train(world, args.out, vae, args.minutes)
     print(f"pipeline: {args.out / 'pipeline'}")
 
