@@ -1,0 +1,55 @@
+"""`edgesafe bench [EXPORT]`: measure, and write the report."""
+
+from pathlib import Path
+
+import click
+
+MACHINE = ("processor", "features", "cores", "memory", "system")
+
+
+@click.command(short_help="Measure an export: latency, memory, size, leakage, quality.")
+@click.argument("source", metavar="[EXPORT]", required=False)
+@click.option("--control", metavar="ID", help="The un-erased model to compare with, a folder or an id. [default: by the manifest]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report. [default: <export>-bench]")
+@click.option("--force", is_flag=True, help="Replace the report if it exists.")
+@click.option("--pictures", type=click.IntRange(2), default=48, show_default=True, metavar="N", help="Pictures a cell and model.")
+@click.option("--runtimes", metavar="NAMES", help="onnxruntime,torch or one of them. [default: all that can run it]")
+@click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: as torch chooses]")
+@click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Sampling steps.")
+@click.option("--guidance", type=click.FloatRange(0), default=4.0, show_default=True, help="Weight of the prompt; 1 is without guidance.")
+@click.option("--sampler", default="ddim", show_default=True, metavar="NAME", help="ddim, pndm or dpm++.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of each cell's first picture.")
+def bench(
+    source: str | None,
+    control: str | None,
+    out: Path | None,
+    force: bool,
+    pictures: int,
+    runtimes: str | None,
+    threads: int | None,
+    steps: int,
+    guidance: float,
+    sampler: str,
+    seed: int,
+) -> None:
+    """Measure EXPORT: cold start, latency, memory, size, and whether what was erased comes back.
+
+    Without EXPORT, the newest finished export under runs/ that this computer can run is measured. EXPORT may also be a run or a model
+    folder. The report is a folder of its own; the export stays as it is. Pictures are kept under .cache/ beside the report, so that a
+    control is drawn once and a stopped bench goes on where it was.
+    """
+    import json
+
+    from rich.console import Console
+
+    from edgesafe.benchmarks.bench import BenchConfig, run
+
+    from .doctor import machine
+
+    names = tuple(name.strip() for name in runtimes.split(",") if name.strip()) if runtimes else None
+    config = BenchConfig(source, out, control, names, pictures, threads, steps, guidance, sampler, seed, force)
+    facts = machine()
+    folder = run(config, {key: facts[key] for key in MACHINE}, Console(stderr=True))
+    for verdict in json.loads((folder / "report.json").read_text(encoding="utf-8"))["verdicts"]:
+        click.echo(verdict["sentence"])
+    click.echo(folder / "report.html")
