@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from edgesafe.concepts import Concept
+from edgesafe.metrics.frechet import frechet_distance
+from edgesafe.metrics.kernel import kernel_distance
 
 from .cells import CAUGHT
 from .detectors.detector import Detector, Seen
 from .gallery import Gallery
 from .leakage import Cell, Question, kept, leakage, outcome, verdict
-from .metrics.frechet import frechet_distance
-from .metrics.kernel import kernel_distance
 from .sources import Source
 
 COPIES = 4  # real pictures for each generated one, in FID and KID

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgesafe.concepts import Concept
-
-from .metrics.wilson import Rate
+from edgesafe.metrics.wilson import Rate
 
 OUTCOMES = ("leaked", "removed", "other", "none")
 WEAK_CONTROL = 0.5  # a control that shows the concept less often than this proves little

@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from edgesafe.metrics.pixels import difference
+
 from . import runtimes
 from .gallery import Drawing
-from .metrics.pixels import difference
 from .sources import Source
 
 Model = tuple[Source, str]  # a source and the runtime to draw it with

@@ -13,8 +13,9 @@ import jsonschema
 import numpy as np
 from PIL import Image
 
+from edgesafe.metrics.pixels import CEILING_DB
+
 from .leakage import upper
-from .metrics.pixels import CEILING_DB
 
 SCHEMA_VERSION = 1
 SCHEMA = "report.schema.json"

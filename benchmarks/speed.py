@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from edgesafe.metrics.spread import summary
+
 from . import child
 from .cells import attempt
 from .gallery import Drawing
-from .metrics.spread import summary
 from .sources import Source
 
 COLD = ("libraries_ms", "load_ms", "first_picture_ms", "total_ms")

@@ -4,9 +4,10 @@ A small convolutional network that shares nothing with the generator, its text e
 which of the S subjects, or "none", a broken picture (so that a destroyed picture is not mistaken for an erased concept); which of
 the T styles; and where the picture lies in an embedding of D dimensions, for style similarity, FID and KID.
 
-Trained by `judge_training.py` on renders, VAE reconstructions and broken pictures of the *trained* subject x style pairs: it has
-never seen a held-out pair, so its rate on them is measured, in `judge.json` beside the weights, on pairs as new to it as to the
-generator.
+Trained by `judge_training.py` on renders, VAE reconstructions and broken pictures of *all* subject x style pairs: it is the generator
+that never sees the held-out ones. Tried without them (2,300 steps): 732/1024 = 71 % of held-out renders named right, 23 % called
+broken, against 99.7 % of trained pairs; such a judge would confound what the generator cannot compose with what the judge cannot.
+Its errors, on fresh pictures, are in `judge.json` beside the weights.
 """
 
 import hashlib

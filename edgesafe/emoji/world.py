@@ -92,8 +92,8 @@ class World:
 
         def is_heldout(subject: str, style: str) -> bool:
             digest = hashlib.sha256(f"{subject}|{style}".encode()).digest()
-            trained_share = len(self.styles) / (len(self.styles) - 1)  # plain emoji pairs are all trained
-            return style != "emoji" and int.from_bytes(digest[:4]) / 2**32 < HELDOUT_SHARE * trained_share
+            styled = len(CORE_STYLES) / (len(CORE_STYLES) - 1)  # plain emoji pairs are all trained
+            return style != "emoji" and int.from_bytes(digest[:4]) / 2**32 < HELDOUT_SHARE * styled
 
         return torch.tensor([[is_heldout(s.name, t) for t in self.styles] for s in self.subjects])
 

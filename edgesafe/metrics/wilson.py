@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 
 
@@ -30,9 +32,10 @@ class Rate:
     total: int
 
     @classmethod
-    def of(cls, flags: Iterable[bool]) -> "Rate":
-        rows = [bool(flag) for flag in flags]
-        return cls(sum(rows), len(rows))
+    def of(cls, flags: Tensor | Iterable[bool]) -> "Rate":
+        """Of a tensor of any shape, or of single truths."""
+        rows = flags.flatten().tolist() if isinstance(flags, Tensor) else list(flags)
+        return cls(sum(map(bool, rows)), len(rows))
 
     @property
     def value(self) -> float:
@@ -47,3 +50,7 @@ class Rate:
         low, high = self.interval
         rate = round(self.value, 4) if self.total else None
         return {"numerator": self.hits, "denominator": self.total, "rate": rate, "wilson95": [round(low, 4), round(high, 4)]}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.hits}/{self.total} = {self.value:.1%} [{low:.1%}, {high:.1%}]" if self.total else "0/0"

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from edgesafe.benchmarks.metrics.frechet import frechet_distance
-from edgesafe.benchmarks.metrics.kernel import kernel_distance
-from edgesafe.benchmarks.metrics.pixels import difference, psnr_db
-from edgesafe.benchmarks.metrics.spread import summary
-from edgesafe.benchmarks.metrics.wilson import Rate, interval
+from edgesafe.metrics.frechet import frechet_distance
+from edgesafe.metrics.kernel import kernel_distance
+from edgesafe.metrics.pixels import difference, psnr_db
+from edgesafe.metrics.spread import summary
+from edgesafe.metrics.wilson import Rate, interval
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 48), (1, 48), (24, 48), (47, 48), (48, 48), (3, 7), (81, 263)])
@@ -97,3 +97,9 @@ def test_spread_equals_numpys_quartiles() -> None:
 def test_a_narrow_spread_has_no_warning() -> None:
     assert summary([10.0, 10.1, 10.2])["warning"] is None
     assert summary([5.0])["iqr_ms"] == 0
+
+
+def test_a_rate_of_a_tensor_and_its_text() -> None:
+    assert Rate.of([True, False, True]) == Rate(2, 3) == Rate.of(torch.tensor([[True], [False], [True]]))
+    assert str(Rate(24, 48)) == "24/48 = 50.0% [36.4%, 63.6%]"
+    assert str(Rate(0, 0)) == "0/0"
