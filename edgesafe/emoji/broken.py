@@ -156,6 +156,17 @@ def blobs(world: World, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
     return _styled(world, _warp(source, _uniform(n, 4.0, 10.0, generator), 5, generator), generator)
 
 
+def fragments(world: World, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """A few pieces of a subject; the rest is background."""
+    source = _plain(world, n, generator)
+    ground = source[..., :2, :2].mean((2, 3), keepdim=True)  # a corner, nearly always background
+    noise = F.interpolate(torch.randn(n, 1, 5, 5, generator=generator), size=(SIZE, SIZE), mode="bicubic")
+    kept = _uniform(n, 0.12, 0.30, generator).view(n)  # share of the area
+    level = noise.flatten(1).sort(1).values.gather(1, ((1 - kept) * SIZE * SIZE).long()[:, None]).view(n, 1, 1, 1)
+    share = ((noise - level) * 12).sigmoid()
+    return _styled(world, ground + (source - ground) * share, generator)
+
+
 def empty(world: World, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """The style of nothing: a background, sometimes with a slope."""
     corners = torch.rand(n, 3, 1, 1, generator=generator) + torch.randn(n, 3, 2, 2, generator=generator) * _uniform(n, 0, 0.15, generator)
@@ -182,6 +193,7 @@ BROKEN: dict[str, Callable[[World, int, Generator], tuple[Tensor, Tensor]]] = {
     "shuffled": shuffled,
     "melted": melted,
     "blobs": blobs,
+    "fragments": fragments,
     "empty": empty,
     "noisy": noisy,
     "noise": noise,
