@@ -1,4 +1,4 @@
-"""`run(BenchConfig) -> Path`: measure one run, export or model folder, and write report.json, report.html and pictures.jsonl."""
+"""`run(BenchConfig) -> Path`: measure one run, export or model folder, and write report.json, report.html, pictures.jsonl and grid.png."""
 
 import datetime
 import json
@@ -69,6 +69,8 @@ def run(config: BenchConfig, machine: Mapping[str, str], console: Console | None
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bench.lines)
         (folder / "pictures.jsonl").write_text(lines, encoding="utf-8")
         report.write(folder, record, bench.grid_pictures)
+        if bench.grid_pictures:
+            grid.sheet(record["grid"], bench.grid_pictures, report.TITLES).save(folder / "grid.png")
     return out
 
 

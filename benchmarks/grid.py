@@ -1,9 +1,11 @@
 """The report's grid: the same prompts and seeds drawn by the base model, by the un-erased control and by the export."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from edgesafe.concepts import Concept
 
@@ -68,3 +70,23 @@ def _label(question: Question, cell: Cell, reading: Reading, concepts: Sequence[
         return {"seen": reading.label, "outcome": outcome(question, cell.concept, reading, concepts)}
     right = (reading.subject, reading.style) == (question.subject, question.style)
     return {"seen": reading.label, "outcome": "right" if right else "none" if reading.subject is None else "wrong"}
+
+
+def sheet(shown: dict[str, Any], pictures: Sequence[Sequence[np.ndarray | None]], titles: dict[str, str], side: int = 112) -> Image.Image:
+    """The grid as one picture with words: a row a model, a column a prompt; `side` of a picture in px."""
+    margin, header, gap = 150, 46, 4
+    columns, rows = len(shown["rows"]), len(shown["columns"])
+    canvas = Image.new("RGB", (margin + columns * (side + gap), header + rows * (side + gap)), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for r, column in enumerate(shown["columns"]):
+        pen.text((8, header + r * (side + gap) + side // 2 - 8), titles.get(column["model"], column["model"]), "black", font)
+    for c, row in enumerate(shown["rows"]):
+        left = margin + c * (side + gap)
+        colour = "#b00020" if row["cell"] == "erased" else "black"
+        pen.multiline_text((left, 6), textwrap.fill(row["prompt"], 17), colour, font, spacing=2)
+        for r, picture in enumerate(pictures[c]):
+            if picture is not None:
+                small = max(picture.shape[:2]) < side
+                tile = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+                canvas.paste(tile, (left, header + r * (side + gap)))
+    return canvas
