@@ -25,9 +25,9 @@ UPSTREAM = ("mul", "add", "cast", "expand_dims", "reshape", "squeeze", "tile", "
 # all that Stable Diffusion 1 and 2 UNets, VAEs and CLIP text encoders convert to, for iOS 16, 17 and 18
 OPERATIONS = frozenset(
     (
-        "add batch_norm cast concat const conv cos equal expand_dims gather gather_nd gelu greater_equal layer_norm linear matmul mul pad real_div "
-        "reduce_argmax reduce_mean reshape scaled_dot_product_attention select sigmoid silu sin slice_by_index softmax split sqrt square "
-        "squeeze stack sub transpose upsample_nearest_neighbor"
+        "add batch_norm cast concat const conv cos equal expand_dims gather gather_nd gelu greater_equal layer_norm linear matmul mul pad "
+        "real_div reduce_argmax reduce_mean reshape scaled_dot_product_attention select sigmoid silu sin slice_by_index softmax split sqrt "
+        "square squeeze stack sub transpose upsample_nearest_neighbor"
     ).split()
 )
 
