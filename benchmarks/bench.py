@@ -34,7 +34,7 @@ class BenchConfig:
     out: Path | None = None  # None: <name of the source>-bench beside it
     control: str | None = None  # None: the one that the manifest names
     runtimes: tuple[str, ...] | None = None  # None: those that can run it, and torch for the run behind an export
-    pictures: int = 48  # a cell
+    pictures: int = 128  # a cell
     threads: int | None = None  # None: as torch chooses
     steps: int = sampling.DEFAULT_STEPS
     guidance: float = sampling.DEFAULT_GUIDANCE

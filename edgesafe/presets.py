@@ -100,8 +100,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": EMOJI
     | {
         "student": "emoji:student", "teacher": "emoji:teacher", "prune": "none",
-        "solver": {"name": "penalty", "lambda": 1.0, "inner_steps": 1}, "eraser": {"frozen": "student"},
-        "steps": 300, "batch": 32, "erase_batch": 32, "rate": 2e-4, "erase_rate": 5e-4, "warmup": 10,
+        "solver": {"name": "penalty", "lambda": 1.0, "inner_steps": 2}, "eraser": {"frozen": "student"},
+        "steps": 300, "batch": 32, "erase_batch": 32, "rate": 2e-4, "erase_rate": 2.5e-4, "warmup": 10,
         "bank": 2048, "replays": 0, "checkpoint_every": 100, "preview_every": 150,
     },
     "full": EMOJI
