@@ -86,6 +86,20 @@ def record(state: State, level: str, values: Mapping[str, float | Tensor]) -> Re
     return Record(state.step, level, {name: float(v.detach() if isinstance(v, Tensor) else v) for name, v in values.items()})
 
 
+def lower_step(state: State, problem: Problem) -> Record:
+    """vartheta <- vartheta - a grad L_ft(vartheta), plain distillation; vartheta is theta where a solver has one network."""
+    lower, terms = problem.lower(state.vartheta, problem.lower_batch(state.step))
+    state.descend(state.vartheta, state.inner, lower, terms)
+    return record(state, "inner", {"lower": lower, **terms})
+
+
+def upper_step(state: State, problem: Problem) -> Record:
+    """theta <- theta - b grad L_CU(theta), erasing alone."""
+    upper, terms = problem.upper(state.theta, problem.upper_batch(state.step, state.theta))
+    state.descend(state.theta, state.outer, upper, terms)
+    return record(state, "outer", {"upper": upper, **terms})
+
+
 @torch.no_grad()
 def follow(follower: nn.Module, leader: nn.Module) -> None:
     """follower <- leader, all weights."""

@@ -10,7 +10,7 @@ There is no lambda and no L_ft in the erasing step. The published settings are K
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..bilevel import Problem, Record, State, record
+from ..bilevel import Problem, Record, State, lower_step, upper_step
 from ..errors import EdgeSafeError
 
 
@@ -27,10 +27,6 @@ class Alternate:
     def solve(self, state: State, problem: Problem, steps: int) -> Iterator[Record]:
         while (n := state.step) < steps:
             if (n + 1) % (self.inner_steps + 1):
-                lower, terms = problem.lower(state.theta, problem.lower_batch(n))
-                state.descend(state.theta, state.inner, lower, terms)
-                yield record(state, "inner", {"lower": lower, **terms})
+                yield lower_step(state, problem)
             else:
-                upper, terms = problem.upper(state.theta, problem.upper_batch(n, state.theta))
-                state.descend(state.theta, state.outer, upper, terms)
-                yield record(state, "outer", {"upper": upper, **terms})
+                yield upper_step(state, problem)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..bilevel import Problem, Record, State, record
+from ..bilevel import Problem, Record, State, lower_step
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,5 @@ class Distil:
     two_networks = False
 
     def solve(self, state: State, problem: Problem, steps: int) -> Iterator[Record]:
-        while (n := state.step) < steps:
-            lower, terms = problem.lower(state.theta, problem.lower_batch(n))
-            state.descend(state.theta, state.inner, lower, terms)
-            yield record(state, "inner", {"lower": lower, **terms})
+        while state.step < steps:
+            yield lower_step(state, problem)

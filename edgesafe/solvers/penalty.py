@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bilevel import Problem, Record, State, follow, record
+from ..bilevel import Problem, Record, State, follow, lower_step, record
 from ..errors import EdgeSafeError
 
 FOLLOWS = ("restart", "once")
@@ -56,14 +56,9 @@ class Penalty:
             if turn < self.inner_steps and n + 1 < steps:
                 if turn == 0 and self.follow == "restart":
                     follow(state.vartheta, leader=state.theta)
-                yield self._inner(state, problem, n)
+                yield lower_step(state, problem)
             else:
                 yield self._outer(state, problem, n)
-
-    def _inner(self, state: State, problem: Problem, n: int) -> Record:
-        lower, terms = problem.lower(state.vartheta, problem.lower_batch(n))  # L_ft(vartheta)
-        state.descend(state.vartheta, state.inner, lower, terms)
-        return record(state, "inner", {"lower": lower, **terms})
 
     def _outer(self, state: State, problem: Problem, n: int) -> Record:
         batch = problem.lower_batch(n)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..bilevel import Problem, Record, State, record
+from ..bilevel import Problem, Record, State, lower_step, upper_step
 from ..errors import EdgeSafeError
 
 
@@ -21,10 +21,6 @@ class TwoStage:
         first = steps - max(1, round(self.erase_share * steps))  # of the erasing iterations
         while (n := state.step) < steps:
             if n < first:
-                lower, terms = problem.lower(state.theta, problem.lower_batch(n))
-                state.descend(state.theta, state.inner, lower, terms)
-                yield record(state, "inner", {"lower": lower, **terms})
+                yield lower_step(state, problem)
             else:
-                upper, terms = problem.upper(state.theta, problem.upper_batch(n, state.theta))
-                state.descend(state.theta, state.outer, upper, terms)
-                yield record(state, "outer", {"upper": upper, **terms})
+                yield upper_step(state, problem)
