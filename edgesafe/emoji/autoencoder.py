@@ -35,13 +35,17 @@ def build() -> AutoencoderKL:
     )
 
 
+def slope(error: Tensor) -> Tensor:
+    """Mean |grad error|, along both sides summed; (B, 3, H, W)"""
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
 def loss(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """pixels (B, 3, H, W) in [-1, 1]"""
     posterior = vae.encode(pixels).latent_dist
     error = vae.decode(posterior.sample()).sample.float() - pixels
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-    slope = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + 0.5 * slope + KL_WEIGHT * kl
+    return error.abs().mean() + 2 * error.square().mean() + 0.5 * slope(error) + KL_WEIGHT * kl
 
 
 @torch.no_grad()
@@ -71,8 +75,7 @@ def decoder_loss(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         z = vae.encode(pixels).latent_dist.sample()
     error = vae.decode(z).sample.float() - pixels
-    slope = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return 0.5 * error.abs().mean() + 4 * error.square().mean() + 0.5 * slope
+    return 0.5 * error.abs().mean() + 4 * error.square().mean() + 0.5 * slope(error)
 
 
 def _fit(

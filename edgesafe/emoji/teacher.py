@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from rich.progress import Progress
 from torch import Generator, Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .. import checkpoint
+from .. import checkpoint, model, sampling
+from ..model import TextToImage
 from . import autoencoder, tokenizer
 from .budget import Budget
 from .world import World, prompt
@@ -104,25 +105,16 @@ def diffusion_loss(
 
 
 @torch.no_grad()
-def draw(
-    unet: UNet2DConditionModel,
-    text: CLIPTextModel,
-    vae: AutoencoderKL,
-    tokens: CLIPTokenizer,
-    prompts: list[str],
-    seed: int = 0,
-    guidance: float = 4.0,
-) -> Tensor:
-    """(N, 3, 64, 64) in [0, 1]: 25 DDIM steps with classifier-free guidance, one generator for the whole batch."""
-    n = len(prompts)
-    ids = tokens(prompts + [""] * n, padding="max_length", return_tensors="pt").input_ids
-    states, scheduler = text(ids).last_hidden_state, schedule()
-    scheduler.set_timesteps(25)
-    z = torch.randn(n, autoencoder.LATENT_CHANNELS, 8, 8, generator=Generator().manual_seed(seed))
-    for t in scheduler.timesteps:
-        asked, empty = unet(torch.cat([z, z]), t, states).sample.chunk(2)
-        z = scheduler.step(empty + guidance * (asked - empty), t, z).prev_sample
-    return (vae.decode(z / autoencoder.SCALING_FACTOR).sample / 2 + 0.5).clamp(0, 1)
+def draw(net: TextToImage, prompts: list[str]) -> Tensor:
+    """(N, 3, 64, 64) in [0, 1]: DDIM with classifier-free guidance at the defaults of `sampling`, seed = row."""
+    z = sampling.sample(
+        lambda x, t, states: net.unet(x, t, states).sample,
+        model.encode(net, prompts),
+        model.encode(net, [""]),
+        sampling.starting_latents(range(len(prompts)), net.latent_shape),
+        schedule(),
+    )
+    return (net.vae.decode(z / autoencoder.SCALING_FACTOR).sample / 2 + 0.5).clamp(0, 1)
 
 
 def sheet(pictures: Tensor, columns: int) -> Image.Image:
@@ -141,6 +133,7 @@ def train(world: World, folder: Path, vae: AutoencoderKL, minutes: float, seed: 
     averaged_unet.load_state_dict(unet.state_dict())
     averaged_text.load_state_dict(text.state_dict())
     weights, averaged = [*unet.parameters(), *text.parameters()], [*averaged_unet.parameters(), *averaged_text.parameters()]
+    net = TextToImage(averaged_unet, vae, averaged_text, tokens, dict(schedule().config), str(folder))
     optimizer = torch.optim.AdamW(weights, PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     budget, step, path = Budget(minutes), 0, folder / "teacher.safetensors"
     if path.exists():
@@ -169,7 +162,7 @@ def train(world: World, folder: Path, vae: AutoencoderKL, minutes: float, seed: 
             "optimizer": checkpoint.optimizer_tensors(optimizer),
         }
         checkpoint.save(path, groups, {"step": step, "spent_s": budget.spent_s})
-        save_pipeline(folder / "pipeline", averaged_unet, averaged_text, vae, tokens)
+        model.save(net, folder / "pipeline")
 
     budget.start()
     losses, log = [], (folder / "loss.csv").open("a")
@@ -207,24 +200,11 @@ def train(world: World, folder: Path, vae: AutoencoderKL, minutes: float, seed: 
                 keep()
                 if budget.spent_s - previewed > 300:
                     previewed = budget.spent_s
-                    pictures = draw(averaged_unet, averaged_text, vae, tokens, prompts)
+                    pictures = draw(net, prompts)
                     sheet(pictures, len(world.styles)).save(folder / f"preview_{step:07d}.png")
                     print(f"teacher step {step} {budget.spent_s / 60:.1f} min, loss {mean:.4f}", flush=True)
     keep()
-    sheet(draw(averaged_unet, averaged_text, vae, tokens, prompts), len(world.styles)).save(folder / f"preview_{step:07d}.png")
-
-
-def save_pipeline(folder: Path, unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL, tokens: CLIPTokenizer) -> None:
-    """fp16 safetensors; the caller's modules keep their dtype."""
-    parts = [type(m).from_config(m.config) if m is not text else CLIPTextModel(m.config) for m in (unet, vae, text)]
-    for part, source in zip(parts, (unet, vae, text), strict=True):
-        part.load_state_dict(source.state_dict())
-        part.half()
-    pipeline = StableDiffusionPipeline(
-        unet=parts[0], vae=parts[1], text_encoder=parts[2], tokenizer=tokens, scheduler=schedule(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    sheet(draw(net, prompts), len(world.styles)).save(folder / f"preview_{step:07d}.png")
 
 
 def main() -> None:
