@@ -6,8 +6,13 @@ from pathlib import Path
 from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
+from . import compression
+from .compression import Compression
+
 PRECISIONS = ("fp32", "fp16")
 DEPLOYMENTS = ("iOS16", "iOS17", "iOS18")
+ATTENTIONS = ("original", "split-einsum")
+GATE_DB = 35.0
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,22 @@ class ExportConfig:
     width: int | None = None
     deployment: str | None = None  # Core ML: the oldest system that must run it
     vae_encoder: bool = False  # Core ML: write VAEEncoder too, which drawing from text does not need
+    chunked: bool = False  # Core ML: the UNet as UnetChunk1 and UnetChunk2, each small enough for an iPhone's memory
+    attention: str = "original"  # Core ML: "split-einsum" is Apple's form for the Neural Engine of older systems
+    static: bool = False  # ONNX: fixed batch, height and width
+    palettize: int | None = None  # bits; see compression.py for these four
+    quantize: str | None = None
+    mixed: str | None = None
+    keep_erased: bool = True
+    gate_db: float = GATE_DB  # lowest parity of any part
+    allow_loss: str | None = None  # the reason for which an export below the gate is kept all the same
 
     def __post_init__(self) -> None:
-        for flag, value, known in (("--precision", self.precision, PRECISIONS), ("--deployment", self.deployment, DEPLOYMENTS)):
+        for flag, value, known in (
+            ("--precision", self.precision, PRECISIONS),
+            ("--deployment", self.deployment, DEPLOYMENTS),
+            ("--attention", self.attention, ATTENTIONS),
+        ):
             if value is not None and value not in known:
                 raise EdgeSafeError(f"{flag} {value!r} is not known; known: {', '.join(known)}")
         for flag, pixels in (("--height", self.height), ("--width", self.width)):
@@ -32,6 +50,12 @@ class ExportConfig:
                 raise EdgeSafeError(f"{flag} {pixels}: give a number of pixels, 1 or more")
         if self.batch not in (None, 1, 2):
             raise EdgeSafeError(f"--batch {self.batch}: the UNet takes 2 pictures at once (with and without the prompt) or 1")
+        if self.allow_loss is not None and not self.allow_loss.strip():
+            raise EdgeSafeError("--allow-loss needs the reason, in words: it is written into the manifest")
+        self.compression()
+
+    def compression(self) -> Compression | None:
+        return compression.asked(self.palettize, self.quantize, self.mixed, self.keep_erased)
 
     def precision_of(self, default: str) -> str:
         return self.precision or default
