@@ -6,40 +6,144 @@ for a 16-attention UNet, and its graph was 3 to 7 % slower in onnxruntime than t
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 OPSET = 20  # the first with Gelu as one node
+BIG = 2**14  # elements; weights from here on stay out of the graph until it is saved
+DATA_LIMIT = 2**30  # bytes; beyond, weights go to a file of their own. One protobuf file cannot pass 2 GiB
+ALIGNMENT = 4096  # bytes; so that a runtime can map a weight from the file
+LARGEST_HALF = 65504.0
 Axes = dict[str, dict[int, str]]
 
 
-def trace(module: nn.Module, example: dict[str, Tensor], outputs: Iterable[str], axes: Axes, scratch: Path) -> ModelProto:
+@dataclass(frozen=True)
+class Weight:
+    """A weight that the graph names and does not hold: made when it is saved, one at a time."""
+
+    source: Tensor  # the module's own
+    transposed: bool = False
+    half: bool = False
+
+    def array(self) -> np.ndarray:
+        tensor = self.source.detach().to(torch.float16 if self.half else torch.float32)
+        if self.half:
+            tensor = tensor.clamp(-LARGEST_HALF, LARGEST_HALF)
+        return (tensor.t() if self.transposed else tensor).contiguous().numpy()
+
+
+@dataclass
+class Traced:
+    """`model` declares each of `weights` as an initializer with a type and a shape and no data."""
+
+    model: ModelProto
+    weights: dict[str, Weight]
+
+
+class _Fed(nn.Module):
+    """`module` with its big weights as arguments after its own, so that the exporter sees inputs where they would be copied."""
+
+    def __init__(self, module: nn.Module, arguments: int, names: list[str]) -> None:
+        super().__init__()
+        self.module, self.arguments, self.names = module, arguments, names
+
+    def forward(self, *inputs: Tensor) -> Any:
+        owners = [(self.module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in self.names]
+        kept = [owner._parameters[leaf] for owner, leaf in owners]  # torch.func.functional_call refuses while tracing
+        try:
+            for (owner, leaf), weight in zip(owners, inputs[self.arguments :], strict=True):
+                owner._parameters[leaf] = weight
+            return self.module(*inputs[: self.arguments])
+        finally:
+            for (owner, leaf), weight in zip(owners, kept, strict=True):
+                owner._parameters[leaf] = weight
+
+
+def trace(module: nn.Module, example: dict[str, Tensor], outputs: Iterable[str], axes: Axes, scratch: Path) -> Traced:
     """`example` holds an example of each input, in the order of the module's arguments; `axes` names the sizes that may differ at run time.
 
-    `scratch` is an empty folder for the exporter's files, which may be more than 2 GB and so more than one.
+    The trace runs on zeros that take no memory in place of the big weights, so it needs no more than the module's own memory.
+    `scratch` is an empty folder for the exporter's file.
     """
+    module.eval()
+    big = {name: weight for name, weight in module.named_parameters() if weight.numel() >= BIG}
+    zeros = [torch.zeros(1, dtype=weight.dtype).expand(weight.shape) for weight in big.values()]
     path = scratch / "model.onnx"
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # its deprecation, and one line for each `if` on a size, which the parity check answers for
         torch.onnx.export(
-            module.eval(),
-            tuple(example.values()),
+            _Fed(module, len(example), list(big)),
+            (*example.values(), *zeros),
             str(path),
-            input_names=list(example),
+            input_names=[*example, *big],
             output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
     model = onnx.load(str(path))
+    weights = {name: Weight(weight) for name, weight in big.items()}
+    _declare(model.graph, weights)
+    _fold_transposes(model.graph, weights)
     tidy(model.graph)
     del model.graph.value_info[:]
     model.producer_name, model.producer_version, model.doc_string = "edgesafe", "", ""
-    return model
+    return Traced(model, weights)
+
+
+def _declare(graph: GraphProto, weights: dict[str, Weight]) -> None:
+    """The inputs that are weights become initializers."""
+    inputs = [value for value in graph.input if value.name not in weights]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    graph.initializer.extend(
+        TensorProto(name=name, data_type=TensorProto.FLOAT, dims=weight.source.shape) for name, weight in weights.items()
+    )
+
+
+def _fold_transposes(graph: GraphProto, weights: dict[str, Weight]) -> None:
+    """A Linear is MatMul(x, Transpose(W)): store W' instead."""
+    turned = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights}
+    others = {name for node in graph.node if node.op_type != "Transpose" for name in node.input}
+    rename = {output: name for name, output in turned.items() if name not in others and weights[name].source.dim() == 2}
+    kept = [node for node in graph.node if not (node.op_type == "Transpose" and node.output[0] in rename)]
+    for node in kept:
+        for i, name in enumerate(node.input):
+            node.input[i] = rename.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
+    for tensor in graph.initializer:
+        if tensor.name in rename.values():
+            weights[tensor.name] = Weight(weights[tensor.name].source, transposed=True)
+            rows, columns = tensor.dims
+            tensor.dims[:] = [columns, rows]
+
+
+def save(traced: Traced, path: Path) -> None:
+    """One file, or over DATA_LIMIT the graph beside its weights in `<name>_data`, written one weight at a time."""
+    model, weights = traced.model, traced.weights
+    declared = [tensor for tensor in model.graph.initializer if tensor.name in weights]
+    sizes = {tensor.name: int(np.prod(tensor.dims)) * (2 if weights[tensor.name].half else 4) for tensor in declared}
+    if sum(sizes.values()) + model.ByteSize() < DATA_LIMIT:
+        for tensor in declared:
+            tensor.raw_data = weights[tensor.name].array().tobytes()
+        path.write_bytes(model.SerializeToString())
+        return
+    with open(path.with_name(f"{path.name}_data"), "wb") as file:
+        for tensor in declared:
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            place = {"location": f"{path.name}_data", "offset": file.tell(), "length": sizes[tensor.name]}
+            weights[tensor.name].array().tofile(file)
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in place.items())
+    path.write_bytes(model.SerializeToString())
 
 
 def tidy(graph: GraphProto) -> None:

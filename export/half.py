@@ -7,21 +7,25 @@ Kept in fp32, with casts around:
 Constants beyond fp16's largest number, such as a causal mask's -3.4e38, become +-65504, so that none turns infinite.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from .graph import LARGEST_HALF, Traced
 
 FULL = frozenset({"InstanceNormalization", "Softmax", "Sin", "Cos"})
 ANGLES = frozenset({"Sin", "Cos"})
 SIZES = frozenset({"Shape", "Size"})
 ALWAYS_FULL = {"Resize": (1, 2)}  # inputs by position whose type ONNX fixes: roi, scales
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-LARGEST = 65504.0
 SMALL = 64  # elements; shape inference reads the values of shapes, which are no longer than this
 
 
-def to_half(model: ModelProto) -> None:
-    """Changes `model` in place."""
+def to_half(traced: Traced) -> None:
+    """Changes `traced` in place."""
+    model, big = traced.model, traced.weights
     graph = model.graph
     floats, full = _float_activations(model), _full_nodes(graph)
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
@@ -61,7 +65,13 @@ def to_half(model: ModelProto) -> None:
     others = [tensor for tensor in graph.initializer if tensor.name not in weights]
     del graph.initializer[:]
     graph.initializer.extend(others)
-    graph.initializer.extend(_stored(weights[name], name, dtype) for name, dtype in sorted(used))
+    for name, dtype in sorted(used):
+        if name in big:
+            declared = TensorProto(name=_named(name, dtype), data_type=dtype, dims=weights[name].dims)
+            big[declared.name] = replace(big[name], half=dtype == HALF)
+            graph.initializer.append(declared)
+        else:
+            graph.initializer.append(_stored(weights[name], name, dtype))
 
 
 def _full_nodes(graph: GraphProto) -> set[int]:
@@ -106,7 +116,7 @@ def _make_halves(node: NodeProto) -> None:
 
 
 def _stored(tensor: TensorProto, name: str, dtype: int) -> TensorProto:
-    array = np.clip(numpy_helper.to_array(tensor), -LARGEST, LARGEST)
+    array = np.clip(numpy_helper.to_array(tensor), -LARGEST_HALF, LARGEST_HALF)
     return numpy_helper.from_array(array.astype(np.float16 if dtype == HALF else np.float32), _named(name, dtype))
 
 

@@ -105,7 +105,7 @@ def test_manifest_carries_the_chain_on(onnx_fp32: Path, run_folder: Path) -> Non
 
 
 def test_over_two_gib_weights_go_beside_the_graph(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "DATA_LIMIT", 0)
+    monkeypatch.setattr(graph, "DATA_LIMIT", 0)
     out = run(ExportConfig(str(tiny_sd1), "onnx", out=tmp_path / "out"))
     assert sorted(p.name for p in (out / "unet").iterdir()) == ["config.json", "model.onnx", "model.onnx_data"]
     assert (out / "unet" / "model.onnx_data").stat().st_size > 2**20
@@ -135,8 +135,10 @@ def test_half_keeps_what_fp16_cannot_hold(tmp_path: Path) -> None:
     example = {"x": torch.randn(2, 4, 16, 32), "t": torch.tensor(999.0)}
     with torch.no_grad():
         reference = module(**example)
-    model = graph.trace(module, example, ["out"], {"x": {0: "batch"}, "out": {0: "batch"}}, tmp_path)
-    to_half(model)
+    traced = graph.trace(module, example, ["out"], {"x": {0: "batch"}, "out": {0: "batch"}}, tmp_path)
+    to_half(traced)
+    graph.save(traced, tmp_path / "half.onnx")
+    model = onnx.load(tmp_path / "half.onnx")
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {name: value.numpy() for name, value in example.items()})
@@ -201,7 +203,7 @@ def test_a_crash_at_any_part_leaves_the_former_export_whole(
             raise MemoryError
 
     monkeypatch.setattr(graph, "trace", lambda *_: onnx.ModelProto())
-    monkeypatch.setattr(target, "save", crash)
+    monkeypatch.setattr(graph, "save", crash)
     monkeypatch.setattr(target, "check", lambda *_: None)
     with pytest.raises(MemoryError):
         run(ExportConfig(str(tiny_sd1), "onnx", out=out, force=True))
