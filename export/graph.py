@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -127,23 +127,54 @@ def _fold_transposes(graph: GraphProto, weights: dict[str, Weight]) -> None:
 
 
 def save(traced: Traced, path: Path) -> None:
-    """One file, or over DATA_LIMIT the graph beside its weights in `<name>_data`, written one weight at a time."""
+    """One file, or over DATA_LIMIT the graph beside its weights in `<name>_data`; either way one weight in memory at a time."""
     model, weights = traced.model, traced.weights
-    declared = [tensor for tensor in model.graph.initializer if tensor.name in weights]
-    sizes = {tensor.name: int(np.prod(tensor.dims)) * (2 if weights[tensor.name].half else 4) for tensor in declared}
+    late = [tensor for tensor in model.graph.initializer if tensor.name in weights]
+    sizes = {tensor.name: int(np.prod(tensor.dims)) * (2 if weights[tensor.name].half else 4) for tensor in late}
     if sum(sizes.values()) + model.ByteSize() < DATA_LIMIT:
-        for tensor in declared:
-            tensor.raw_data = weights[tensor.name].array().tobytes()
-        path.write_bytes(model.SerializeToString())
+        with open(path, "wb") as file:
+            _stream(file, model, late, weights, sizes)
         return
     with open(path.with_name(f"{path.name}_data"), "wb") as file:
-        for tensor in declared:
+        for tensor in late:
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             place = {"location": f"{path.name}_data", "offset": file.tell(), "length": sizes[tensor.name]}
             weights[tensor.name].array().tofile(file)
             tensor.data_location = TensorProto.EXTERNAL
             tensor.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in place.items())
     path.write_bytes(model.SerializeToString())
+
+
+def _stream(file: BinaryIO, model: ModelProto, late: list[TensorProto], weights: dict[str, Weight], sizes: dict[str, int]) -> None:
+    """What SerializeToString would give with the weights in the model, without two copies of them (protobuf's wire format)."""
+    heads = [tensor.SerializeToString() + _key(TensorProto, "raw_data") + _varint(sizes[tensor.name]) for tensor in late]
+    lengths = [len(head) + sizes[tensor.name] for head, tensor in zip(heads, late, strict=True)]
+    key = _key(GraphProto, "initializer")
+    early, around = GraphProto(), ModelProto()
+    early.CopyFrom(model.graph)
+    del early.initializer[:]
+    early.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in weights)
+    around.CopyFrom(model)
+    around.ClearField("graph")
+    graph = early.SerializeToString()
+    total = len(graph) + sum(len(key) + len(_varint(length)) + length for length in lengths)
+    file.write(around.SerializeToString() + _key(ModelProto, "graph") + _varint(total) + graph)
+    for tensor, head, length in zip(late, heads, lengths, strict=True):
+        file.write(key + _varint(length) + head)
+        weights[tensor.name].array().tofile(file)
+
+
+def _key(message: type, field: str) -> bytes:
+    """Of a field that holds bytes or a message: its number and wire type 2."""
+    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+def _varint(value: int) -> bytes:
+    parts = []
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
 
 
 def tidy(graph: GraphProto) -> None:

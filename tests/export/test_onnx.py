@@ -209,3 +209,20 @@ def test_a_crash_at_any_part_leaves_the_former_export_whole(
         run(ExportConfig(str(tiny_sd1), "onnx", out=out, force=True))
     assert begun[-1] == part
     assert [p.name for p in tmp_path.iterdir()] == ["out"] and (out / "manifest.json").read_text() == "former"
+
+
+def test_streamed_file_is_what_protobuf_writes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(160, 300), torch.nn.SiLU(), torch.nn.Linear(300, 160))
+    traced = graph.trace(module, {"x": torch.randn(2, 3, 160)}, ["y"], {"x": {0: "batch"}}, tmp_path)
+    assert len(traced.weights) == 2 and not any(t.raw_data for t in traced.model.graph.initializer if t.name in traced.weights)
+    graph.save(traced, tmp_path / "streamed.onnx")
+    for tensor in traced.model.graph.initializer:
+        if tensor.name in traced.weights:
+            tensor.raw_data = traced.weights[tensor.name].array().tobytes()
+    read = onnx.load(tmp_path / "streamed.onnx")
+    by_name = {tensor.name: tensor for tensor in traced.model.graph.initializer}
+    assert {tensor.name: tensor for tensor in read.graph.initializer} == by_name
+    del read.graph.initializer[:], traced.model.graph.initializer[:]
+    assert read == traced.model
+    assert not any(node.op_type == "Transpose" for node in read.graph.node), "weights are stored as MatMul takes them"
