@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from . import fingerprint, swap
 from .errors import ArtifactError, NamingFullDisk
 
 SCHEMA_VERSION = 1
@@ -78,7 +79,9 @@ def seal(folder: Path, manifest: Manifest, exclude: Sequence[str] = ("checkpoint
             _sync(path)
             files[name] = {"sha256": sha256(path), "size": path.stat().st_size}
     sealed = asdict(replace(manifest, files=files))
-    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False, default=os.fspath) + "\n"
+    if sealed["target"] is not None:
+        sealed["target"] |= {fingerprint.KEY: fingerprint.ZEROS}
+    text = fingerprint.stamp(json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False, default=os.fspath) + "\n")
     part = folder / f"{MANIFEST}.part"
     with NamingFullDisk(folder):
         try:
@@ -104,15 +107,24 @@ def read(folder: Path, verify: bool = True) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder}: not finished: no {MANIFEST}. Let the command that writes it run to its end")
+    data = path.read_bytes()
     try:
-        manifest = _parse(json.loads(path.read_text(encoding="utf-8")), folder)
+        manifest = _parse(json.loads(data.decode("utf-8")), folder)
     except ValueError as error:
         raise ArtifactError(f"{path}: not valid JSON ({error}). The file is damaged: copy or make the folder again") from error
+    if verify and fingerprint.intact(data) is False:
+        raise ArtifactError(f"{path}: its text was changed or damaged (`target.{fingerprint.KEY}` is of another). Make the folder again")
     for name, facts in manifest.files.items():
         file = _inside(folder, name)
         if verify:
             _verify(file, facts)
     return manifest
+
+
+def extra(folder: Path, manifest: Manifest) -> list[str]:
+    """Files in a finished folder that its manifest does not list, sorted."""
+    found = (path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(name for name in found if name not in manifest.files and name != MANIFEST)
 
 
 def newest(kind: str, root: Path = Path("runs")) -> Path:
@@ -134,23 +146,34 @@ def staged(out: Path, force: bool = False) -> Iterator[Path]:
 
     A kill leaves a `.<name>.part` folder, which the next call removes; one that another living process fills is refused.
     """
-    place = Path(out).resolve()
-    part, old = place.with_name(f".{place.name}.part"), place.with_name(f".{place.name}.old")
+    place, part = Path(out).resolve(), unfinished(out)
+    old = place.with_name(f".{place.name}.old")
     _settle(place, old)
     _refuse_existing(out, place, force)
     with NamingFullDisk(out):
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(part, out)
+        lock, former = _take(part, out), None
         try:
             yield part
-            if place.exists():
+            former = _lock(place, out) if place.exists() else None  # it takes the part's place, which stays locked by that
+            if former is None:
+                os.rename(part, place)
+            elif not swap.exchange(part, place):
                 os.rename(place, old)
-            os.rename(part, place)
+                os.rename(part, place)
             _sync(place.parent)
         finally:
             _settle(place, old)
             shutil.rmtree(part, ignore_errors=True)
             os.close(lock)
+            if former is not None:
+                os.close(former)
+
+
+def unfinished(out: Path) -> Path:
+    """Where `staged` writes what is to become `out`."""
+    place = Path(out).resolve()
+    return place.with_name(f".{place.name}.part")
 
 
 def _settle(place: Path, old: Path) -> None:

@@ -21,7 +21,8 @@ class Entry:
 
 COMMANDS = {
     "train": Entry("edgesafe.commands.train:train", "Shrink a model by distillation and erase concepts from it.", "train"),
-    "export": Entry("edgesafe.commands.export:export", "Write a trained run for a device: ONNX or Core ML.", "export"),
+    "export": Entry("edgesafe.commands.export:export", "Write a trained run for a device: ONNX, Core ML or OpenVINO.", "export"),
+    "verify": Entry("edgesafe.commands.verify:verify", "Compare an export with the model it was made from, once more.", "export"),
     "generate": Entry("edgesafe.commands.generate:generate", "Draw a picture with a run, an export or a model folder.", "bench"),
     "bench": Entry("edgesafe.commands.bench:bench", "Measure an export: latency, memory, size, leakage, quality.", "bench"),
     "doctor": Entry("edgesafe.commands.doctor:doctor", "Tell what is installed and what this machine can run."),

@@ -5,7 +5,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import sampling
+from . import sampling, widen
 from .errors import EdgeSafeError
 
 PACKAGED = Path(__file__).parent / "emoji"
@@ -100,11 +100,29 @@ def resolve(source: str | Path) -> Path | str:
     return path
 
 
+def local(source: str | Path) -> Path:
+    """The folder of a model on this machine; of a hub id, the copy in the hub's cache. Raises: EdgeSafeError where there is none."""
+    folder = resolve(source)
+    return _download(folder, cached=True) if isinstance(folder, str) else folder
+
+
 def load(source: str | Path, dtype: torch.dtype = torch.float32) -> TextToImage:
     """Every part in `dtype`, in eval mode, weights untouched by gradients.
 
     Raises: EdgeSafeError for pickled weights, unknown pipeline or part classes and unreadable files, by name.
     """
+    return _read(source, lambda folder, cls: _part(folder, cls, dtype))
+
+
+def sketch(source: str | Path) -> TextToImage:
+    """As `load`, but from the configs alone, in a moment: the parts lie on torch's meta device, with shapes and no values.
+
+    Raises: EdgeSafeError as `load`, but for the weights.
+    """
+    return _read(source, _outline)
+
+
+def _read(source: str | Path, part_of: Callable[[Path, Any], Any]) -> TextToImage:
     folder = resolve(source)
     if isinstance(folder, str):
         folder = _download(folder)
@@ -116,7 +134,7 @@ def load(source: str | Path, dtype: torch.dtype = torch.float32) -> TextToImage:
         named = (index.get(part) or [None, None])[1]
         if named != cls.__name__:
             raise EdgeSafeError(f"{folder / 'model_index.json'}: {part} is a {named}; EdgeSafe reads {cls.__name__}")
-    parts = {part: _part(folder / part, cls, dtype) for part, cls in PARTS.items()}
+    parts = {part: part_of(folder / part, cls) for part, cls in PARTS.items()}
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, TypeError, ValueError) as error:
@@ -161,12 +179,12 @@ def _is_hub_id(text: str) -> bool:
     return bool(slash and owner and name) and "/" not in name and not text.startswith((".", "~"))
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, cached: bool = False) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=HUB_FILES, ignore_patterns=["*non_ema*"]))
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES, ignore_patterns=["*non_ema*"], local_files_only=cached))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise EdgeSafeError(f"{repo}: no such folder, and the Hugging Face hub did not give it ({_first_line(error)})") from error
 
@@ -186,9 +204,23 @@ def _part(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
     variant = "fp16" if all(".fp16" in p.suffixes for p in weights) else None
     precision = {"dtype": dtype} if cls is CLIPTextModel else {"torch_dtype": dtype}
     try:
+        if cls is not CLIPTextModel and len(weights) == 1 and (part := widen.read(cls, folder, weights, dtype)) is not None:
+            return part
         return cls.from_pretrained(folder, use_safetensors=True, variant=variant, local_files_only=True, **precision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise EdgeSafeError(f"{folder}: not readable as {cls.__name__} ({_first_line(error)})") from error
+
+
+def _outline(folder: Path, cls: Any) -> Any:
+    """The part with the shapes of its config.json, without weights."""
+    if not folder.is_dir():
+        raise EdgeSafeError(f"{folder}: missing; the model_index.json beside it names it")
+    config = _json(folder / "config.json")
+    try:
+        with torch.device("meta"):
+            return cls(CLIPTextConfig.from_dict(config)) if cls is CLIPTextModel else cls.from_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EdgeSafeError(f"{folder / 'config.json'}: not readable as {cls.__name__} ({_first_line(error)})") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -4,12 +4,21 @@ Its schedulers (PNDM, DPM-Solver++) are written for epsilon prediction, 1000 tra
 decoder divides by 0.18215; its UNet is called with batch 2; its tokenizer splits on spaces only and pads with <|endoftext|>.
 """
 
+from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 ASSUMED = {"prediction_type": "epsilon", "num_train_timesteps": 1000, **BETAS}
 DIFFUSERS = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}  # its defaults, where they differ
 SCALING_FACTOR, BATCH, PAD = 0.18215, 2, "<|endoftext|>"
+
+
+def refuse(model: TextToImage, own_scheduler: bool) -> None:
+    """Raises EdgeSafeError for a prediction type that no scheduler of Apple's package computes, unless the app brings its own."""
+    if model.prediction_type != ASSUMED["prediction_type"] and not own_scheduler:
+        known = "the schedulers of Apple's Swift package know epsilon alone, so it would draw noise"
+        own = "If your app samples with a scheduler of its own, say so with --own-scheduler; the manifest's `target` holds its values"
+        raise EdgeSafeError(f"the model predicts {model.prediction_type}; {known}. {own}")
 
 
 def notes(model: TextToImage, batch: int) -> tuple[str, ...]:
@@ -28,7 +37,7 @@ def notes(model: TextToImage, batch: int) -> tuple[str, ...]:
         )
     if model.tokenizer.pad_token != PAD:
         found.append(f"the tokenizer pads with {model.tokenizer.pad_token!r}; Apple's Swift tokenizer pads with {PAD!r}")
-    found.append("Apple's Swift tokenizer splits on spaces only: token ids are equal for prompts of a-z, 0-9 and spaces; write prompts so")
+    found.append("Apple's Swift tokenizer splits on spaces only: token ids are equal for words of a-z and single digits; write prompts so")
     return tuple(found)
 
 

@@ -34,6 +34,8 @@ class ExportConfig:
     quantize: str | None = None
     mixed: str | None = None
     keep_erased: bool = True
+    own_scheduler: bool = False  # Core ML: the app samples with its own scheduler, so the prediction type may be one that Apple's lack
+    parity_steps: int = 25  # DDIM steps of the recorded trajectories
     gate_db: float = GATE_DB  # lowest parity of any part
     allow_loss: str | None = None  # the reason for which an export below the gate is kept all the same
 
@@ -52,6 +54,8 @@ class ExportConfig:
             raise EdgeSafeError(f"--batch {self.batch}: the UNet takes 2 pictures at once (with and without the prompt) or 1")
         if self.allow_loss is not None and not self.allow_loss.strip():
             raise EdgeSafeError("--allow-loss needs the reason, in words: it is written into the manifest")
+        if not 1 <= self.parity_steps <= 1000:
+            raise EdgeSafeError(f"--parity-steps {self.parity_steps}: give 1 to 1000; more than 25 adds nothing but time")
         self.compression()
 
     def compression(self) -> Compression | None:

@@ -1,35 +1,35 @@
 """Core ML in the `Resources/` shape of Apple's ml-stable-diffusion; names and layouts stand in wrappers.py, every shape is fixed.
 
     TextEncoder.mlpackage  Unet.mlpackage  VAEDecoder.mlpackage  [VAEEncoder.mlpackage]  vocab.json  merges.txt
+    or, chunked, UnetChunk1.mlpackage and UnetChunk2.mlpackage in the place of Unet.mlpackage (chunks.py)
 
-Converting, saving and reading the files again work on any machine; running them works on macOS only, and there they are compared with
-torch. Where `xcrun` is, each package is also compiled to `.mlmodelc`, which an app loads faster.
+Converting, saving and reading the files again work on any machine; edgesafe.mil evaluates them there for the comparison with torch. On
+macOS Core ML itself is compared too. Where `xcrun` is, each package is also compiled to `.mlmodelc`, which an app loads faster.
 """
 
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import nn
 
 from edgesafe.errors import EdgeSafeError
+from edgesafe.mil.parts import CoreMLParts
 from edgesafe.model import TextToImage
 
-from . import apple, mlprogram, wrappers
+from . import apple, chunks, mlprogram, narrow, norms, split_einsum, tracing, wrappers
+from .compression import Compression
 from .config import ExportConfig
+from .job import Job
 from .mlprogram import Port
 
+CHUNKS = "UnetChunk1.mlpackage", "UnetChunk2.mlpackage"
 NAMES = {"text_encoder": "TextEncoder", "unet": "Unet", "vae_decoder": "VAEDecoder", "vae_encoder": "VAEEncoder"}
-NOT_HERE = (
-    "not measured on this platform: Core ML runs on macOS only. "
-    "The files were read again: the names, shapes and types of inputs and outputs and the kinds of operations are as meant"
-)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Part:
     module: nn.Module
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    lowerings: tracing.Lowerings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class CoreML:
     batch: int  # of the UNet
     deployment: str  # "iOS16" | "iOS17" | "iOS18"
     vae_encoder: bool
+    compression: Compression | None = None
+    chunked: bool = False
+    attention: str = "original"  # | "split-einsum"
 
     name: ClassVar[str] = "coreml"
     default_precision: ClassVar[str] = "fp16"
@@ -54,16 +58,38 @@ class CoreML:
 
     @classmethod
     def plan(cls, config: ExportConfig, model: TextToImage) -> "CoreML":
+        apple.refuse(model, config.own_scheduler)
         height, width = config.size(model)
         precision = config.precision_of(cls.default_precision)
-        return cls(precision, height, width, config.batch or 2, config.deployment or "iOS17", config.vae_encoder)
+        deployment = config.deployment or "iOS17"
+        compression = narrow.check(config.compression(), deployment)
+        forms = config.chunked, config.attention
+        target = cls(precision, height, width, config.batch or 2, deployment, config.vae_encoder, compression, *forms)
+        if compression and compression.method == "mixed" and config.chunked:
+            raise EdgeSafeError(
+                "--mixed measures each layer in the whole UNet, and --chunked cuts it in two. Give --palettize in its place"
+            )
+        target.packages_of("unet", model)  # refuses blocks that chunks or split-einsum do not know
+        return target
+
+    @property
+    def narrowed(self) -> tuple[str, ...]:
+        return narrow.PARTS
+
+    def compress(
+        self, part: str, wide: Path, to: Path, compression: Compression, job: Job, advance: Callable[[float], None]
+    ) -> dict[str, Any]:
+        return narrow.compress(part, wide, to, compression, job, advance)
+
+    def wider(self, compression: Compression) -> tuple[Compression, ...]:
+        return narrow.wider(compression)
 
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(name for name in NAMES if name != "vae_encoder" or self.vae_encoder)
 
     def notes(self, model: TextToImage) -> tuple[str, ...]:
-        return apple.notes(model, self.batch)
+        return apple.notes(model, self.batch) + ((split_einsum.NOTE,) if self.attention == "split-einsum" else ())
 
     def facts(self, model: TextToImage) -> dict[str, Any]:
         """For the manifest's `target`: what an app must know that the packages do not say."""
@@ -72,6 +98,8 @@ class CoreML:
             "width": self.width,
             "batch": self.batch,
             "deployment": self.deployment,
+            "chunked": self.chunked,
+            "attention": {"form": self.attention} | ({"note": split_einsum.NOTE} if self.attention == "split-einsum" else {}),
             "scaling_factor": model.vae.config.scaling_factor,
             "scheduler": {key: value for key, value in model.scheduler_config.items() if not key.startswith("_")},
         }
@@ -79,18 +107,30 @@ class CoreML:
     def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None]) -> None:
         for name in self.parts:
             begin(name)
-            part, path = self._part(name, model), folder / self.files(name)
-            mlprogram.convert(part.module, part.inputs, part.outputs, self.precision, self.deployment, path)
-            mlprogram.check(path, part.inputs, part.outputs)
+            for file, part in self.packages_of(name, model).items():
+                path = folder / file
+                mlprogram.convert(part.module, part.inputs, part.outputs, self.precision, self.deployment, path, part.lowerings)
+                mlprogram.check(path, part.inputs, part.outputs)
         model.tokenizer.save_vocabulary(str(folder))
         if shutil.which("xcrun"):
             compile_packages(folder)
 
-    def open(self, folder: Path) -> "CoreMLParts | str":
-        return CoreMLParts(folder, self) if sys.platform == "darwin" else NOT_HERE
+    def open(self, folder: Path) -> CoreMLParts:
+        """The saved files, evaluated with torch on any machine."""
+        return CoreMLParts(folder, self.batch)
 
-    def files(self, part: str) -> str:
-        return f"{NAMES[part]}.mlpackage"
+    def open_native(self, folder: Path) -> CoreMLParts | None:
+        """Run by Core ML itself, where this is macOS."""
+        return CoreMLParts(folder, self.batch, run="predict") if sys.platform == "darwin" else None
+
+    def files(self, part: str) -> str | tuple[str, ...]:
+        return CHUNKS if part == "unet" and self.chunked else f"{NAMES[part]}.mlpackage"
+
+    def packages_of(self, name: str, model: TextToImage) -> dict[str, Part]:
+        """The files of a part, and what each is converted from."""
+        if name == "unet" and self.chunked:
+            return dict(zip(CHUNKS, self._chunks(model), strict=True))
+        return {f"{NAMES[name]}.mlpackage": self._part(name, model)}
 
     def _part(self, name: str, model: TextToImage) -> Part:
         f, (c, _, _) = model.vae_factor, model.latent_shape
@@ -101,45 +141,32 @@ class CoreML:
             outputs = Port("last_hidden_state", (1, tokens, text)), Port("pooled_outputs", (1, text))
             return Part(wrappers.AppleTextEncoder(model.text_encoder, tokens), (Port("input_ids", (1, tokens)),), outputs)
         if name == "unet":
-            sample = Port("sample", (self.batch, *latent))
-            states = Port("encoder_hidden_states", (self.batch, text, 1, tokens))
-            inputs = sample, Port("timestep", (self.batch,)), states
-            return Part(wrappers.AppleUnet(model.unet), inputs, (Port("noise_pred", sample.shape),))
+            inputs, noise_pred = self._unet_ports(model)
+            original = self.attention == "original"
+            module = wrappers.AppleUnet(model.unet) if original else wrappers.Unet(split_einsum.rewritten(model.unet))
+            return Part(module, inputs, (noise_pred,))
+        wide = {F.group_norm: norms.group_norm} if self.precision == "fp16" else {}
         if name == "vae_decoder":
-            return Part(wrappers.VAEDecoder(model.vae), (Port("z", (1, *latent)),), (Port("image", pixels),))
-        return Part(wrappers.VAEEncoder(model.vae), (Port("x", pixels),), (Port("latent", moments),))
+            return Part(wrappers.VAEDecoder(model.vae), (Port("z", (1, *latent)),), (Port("image", pixels),), wide)
+        return Part(wrappers.VAEEncoder(model.vae), (Port("x", pixels),), (Port("latent", moments),), wide)
 
+    def _unet_ports(self, model: TextToImage) -> tuple[tuple[Port, ...], Port]:
+        f, channels = model.vae_factor, model.latent_shape[0]
+        sample = Port("sample", (self.batch, channels, self.height // f, self.width // f))
+        tokens, text = model.tokenizer.model_max_length, model.text_encoder.config.hidden_size
+        states = Port("encoder_hidden_states", (self.batch, text, 1, tokens))
+        return (sample, Port("timestep", (self.batch,)), states), Port("noise_pred", sample.shape)
 
-class CoreMLParts:
-    """A Core ML export as parity.Parts, by `predict`, on macOS. Batches are cut to what the packages take."""
-
-    def __init__(self, folder: Path, target: CoreML) -> None:
-        import coremltools
-
-        self._models = {name: coremltools.models.MLModel(str(folder / target.files(name))) for name in target.parts}
-        self._batch = target.batch
-
-    def text_encoder(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        made = [self._predict("text_encoder", input_ids=row) for row in ids.split(1)]
-        return torch.cat([row["last_hidden_state"] for row in made]), torch.cat([row["pooled_outputs"] for row in made])
-
-    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        times = timestep.float().expand(self._batch)
-        rows = torch.arange(-(-len(sample) // self._batch) * self._batch) % len(sample)  # the last call is filled up with copies
-        x, s = sample[rows], states[rows].transpose(1, 2).unsqueeze(2)  # (N, C, 1, S)
-        calls = zip(x.split(self._batch), s.split(self._batch), strict=True)
-        made = [self._predict("unet", sample=a, timestep=times, encoder_hidden_states=b)["noise_pred"] for a, b in calls]
-        return torch.cat(made)[: len(sample)]
-
-    def vae_decoder(self, latents: Tensor) -> Tensor:
-        return torch.cat([self._predict("vae_decoder", z=z)["image"] for z in latents.split(1)])
-
-    def vae_encoder(self, pixels: Tensor) -> Tensor:
-        return torch.cat([self._predict("vae_encoder", x=x)["latent"] for x in pixels.split(1)])
-
-    def _predict(self, name: str, **inputs: Tensor) -> dict[str, Tensor]:
-        made = self._models[name].predict({key: value.contiguous().numpy().astype(np.float32) for key, value in inputs.items()})
-        return {key: torch.from_numpy(np.asarray(value, np.float32)) for key, value in made.items()}
+    def _chunks(self, model: TextToImage) -> tuple[Part, Part]:
+        inputs, noise_pred = self._unet_ports(model)
+        original = self.attention == "original"
+        unet = model.unet if original else split_einsum.rewritten(model.unet)
+        first, second, _ = chunks.split(unet, inputs[0].shape[2:], original)
+        shapes = tracing.shapes(first, [port.shape for port in inputs])
+        names = "hidden_states", "time_embedding", *(f"skip_{i}" for i in range(len(shapes) - 2))
+        between = tuple(Port(name, shape) for name, shape in zip(names, shapes, strict=True))
+        text = inputs[2:] if second.reads_text else ()
+        return Part(first, inputs, between), Part(second, (*text, *between), (noise_pred,))
 
 
 def compile_packages(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx
 import torch
-from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 OPSET = 20  # the first with Gelu as one node
@@ -21,6 +21,7 @@ BIG = 2**14  # elements; weights from here on stay out of the graph until it is 
 DATA_LIMIT = 2**30  # bytes; beyond, weights go to a file of their own. One protobuf file cannot pass 2 GiB
 ALIGNMENT = 4096  # bytes; so that a runtime can map a weight from the file
 LARGEST_HALF = 65504.0
+SMALL = 64  # elements; shape inference reads the values of shapes, which are no longer than this
 Axes = dict[str, dict[int, str]]
 
 
@@ -124,6 +125,21 @@ def _fold_transposes(graph: GraphProto, weights: dict[str, Weight]) -> None:
             weights[tensor.name] = Weight(weights[tensor.name].source, transposed=True)
             rows, columns = tensor.dims
             tensor.dims[:] = [columns, rows]
+
+
+def bare(model: ModelProto) -> ModelProto:
+    """The graph with its weights as inputs without data: checkers and shape inference take no more than 2 GB, and copy what they take."""
+    made = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    made.graph.name = model.graph.name
+    made.graph.node.extend(model.graph.node)
+    made.graph.input.extend(model.graph.input)
+    made.graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if int(np.prod(tensor.dims)) <= SMALL:
+            made.graph.initializer.append(tensor)
+        else:
+            made.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return made
 
 
 def save(traced: Traced, path: Path) -> None:

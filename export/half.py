@@ -13,14 +13,13 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import LARGEST_HALF, Traced
+from .graph import LARGEST_HALF, SMALL, Traced, bare
 
 FULL = frozenset({"InstanceNormalization", "Softmax", "Sin", "Cos"})
 ANGLES = frozenset({"Sin", "Cos"})
 SIZES = frozenset({"Shape", "Size"})
 ALWAYS_FULL = {"Resize": (1, 2)}  # inputs by position whose type ONNX fixes: roi, scales
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-SMALL = 64  # elements; shape inference reads the values of shapes, which are no longer than this
 
 
 def to_half(traced: Traced) -> None:
@@ -93,17 +92,8 @@ def _full_nodes(graph: GraphProto) -> set[int]:
 
 
 def _float_activations(model: ModelProto) -> set[str]:
-    """Names, by shape inference on a copy without the weights' data, since it cannot take more than 2 GB."""
-    bare = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    bare.graph.node.extend(model.graph.node)
-    bare.graph.input.extend(model.graph.input)
-    bare.graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims)) <= SMALL:
-            bare.graph.initializer.append(tensor)
-        else:
-            bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    inferred = onnx.shape_inference.infer_shapes(bare).graph
+    """Names, by shape inference."""
+    inferred = onnx.shape_inference.infer_shapes(bare(model)).graph
     return {value.name for value in [*inferred.value_info, *inferred.output] if value.type.tensor_type.elem_type == FLOAT}
 
 

@@ -15,21 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from edgesafe.errors import EdgeSafeError
+from edgesafe.mil.ops import OPERATIONS
 
-ANGLES = ("sin", "cos")
-UPSTREAM = ("mul", "add", "cast", "expand_dims", "reshape", "squeeze", "tile", "const")  # between the timestep and the sine
-# all that Stable Diffusion 1 and 2 UNets, VAEs and CLIP text encoders convert to, for iOS 16, 17 and 18
-OPERATIONS = frozenset(
-    (
-        "add batch_norm cast concat const conv cos equal expand_dims gather gather_nd gelu greater_equal layer_norm linear matmul mul pad "
-        "real_div reduce_argmax reduce_mean reshape scaled_dot_product_attention select sigmoid silu sin slice_by_index softmax split sqrt "
-        "square squeeze stack sub transpose upsample_nearest_neighbor"
-    ).split()
-)
+from . import halving, tracing
 
 
 @dataclass(frozen=True)
@@ -40,32 +31,32 @@ class Port:
     shape: tuple[int, ...]
 
 
-def convert(module: nn.Module, inputs: Sequence[Port], outputs: Sequence[Port], precision: str, deployment: str, path: Path) -> None:
-    """Trace `module` and write it to `path`."""
+def convert(
+    module: nn.Module,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    precision: str,
+    deployment: str,
+    path: Path,
+    lowerings: tracing.Lowerings | None = None,
+) -> None:
+    """Trace `module` and write it to `path`; `lowerings`: torch functions in whose place others are written."""
     ct = _coremltools()
-    example = tuple(torch.ones(port.shape) for port in inputs)
-    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # coremltools draws bars of its own
+    held: list[halving.Held] = []
+    half = {"compute_precision": ct.precision.FLOAT16, "pass_pipeline": halving.passes(held)}
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # coremltools draws bars of its own
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(module.eval(), example, check_trace=False)
-        model = ct.convert(
-            traced,
+        ct.convert(
+            tracing.trace(module, [port.shape for port in inputs], lowerings or {}),
             convert_to="mlprogram",
             inputs=[ct.TensorType(port.name, port.shape, np.float32) for port in inputs],
             outputs=[ct.TensorType(port.name, dtype=np.float32) for port in outputs],
             minimum_deployment_target=getattr(ct.target, deployment),
-            compute_precision=ct.transform.FP16ComputePrecision(_may_halve) if precision == "fp16" else ct.precision.FLOAT32,
             skip_model_load=True,
+            package_dir=str(path),  # MLModel.save would copy it once more
+            **(half if precision == "fp16" else {"compute_precision": ct.precision.FLOAT32}),
         )
-        model.save(str(path))
-
-
-def _may_halve(operation: Any) -> bool:
-    """False for sine, cosine and what their angle is made from."""
-    if operation.op_type in ANGLES:
-        return False
-    return not (
-        operation.op_type in UPSTREAM and any(not _may_halve(reader) for output in operation.outputs for reader in output.child_ops)
-    )
+    halving.fill(path, held)
 
 
 def check(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Counter[str]:
@@ -78,9 +69,9 @@ def check(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Counte
         if found != meant:
             raise EdgeSafeError(f"{path.name}: its {what}s are {found}, meant were {meant}. Nothing was written")
     found = operations(spec)
-    unknown = sorted(set(found) - OPERATIONS)
+    unknown = sorted(set(found) - set(OPERATIONS) - {"const"})
     if unknown:
-        raise EdgeSafeError(f"{path.name}: operations that no Stable Diffusion part converts to: {', '.join(unknown)}. Nothing was written")
+        raise EdgeSafeError(f"{path.name}: operations that edgesafe.mil cannot evaluate: {', '.join(unknown)}. Nothing was written")
     return found
 
 

@@ -7,7 +7,7 @@ the graph.
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,16 +18,23 @@ from torch import Tensor
 from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
-from . import graph, layout, wrappers
+from . import graph, layout, onnx_int4, onnx_int8, wrappers
+from .compression import Compression
 from .config import ExportConfig
 from .half import to_half
+from .job import Job
 from .layout import BATCH, PARTS, NamedParts, Part, Sizes
+from .onnx_session import session
+
+NARROWED = {"int8": ("text_encoder", "unet", "vae_decoder"), "int4": ("text_encoder", "unet")}
 
 
 @dataclass(frozen=True)
 class Onnx:
     precision: str  # "fp32" | "fp16"
     sizes: Sizes
+    compression: Compression | None
+    gate_db: float  # what a compressed part has to reach; layers stay wide until it does
 
     name: ClassVar[str] = "onnx"
     default_precision: ClassVar[str] = "fp32"
@@ -36,10 +43,17 @@ class Onnx:
 
     @classmethod
     def plan(cls, config: ExportConfig, model: TextToImage) -> "Onnx":
-        for flag, value in (("--batch", None if config.static else config.batch), ("--deployment", config.deployment)):
-            if value is not None:
-                raise EdgeSafeError(f"{flag} is for --target coreml: an ONNX export takes any batch. Leave it out")
-        return cls(config.precision_of(cls.default_precision), layout.sizes(config, model, "an ONNX"))
+        layout.refuse(config, "ONNX")
+        precision, compression = config.precision_of(cls.default_precision), config.compression()
+        if compression and precision == "fp16":
+            raise EdgeSafeError(f"--precision fp16 with --quantize {compression.name}: give one; what is not narrowed stays fp32")
+        return cls(precision, layout.sizes(config, model, "an ONNX"), compression, config.gate_db)
+
+    @property
+    def narrowed(self) -> tuple[str, ...]:
+        if self.compression is None:
+            return ()
+        return NARROWED[self.compression.name]
 
     @property
     def height(self) -> int:
@@ -67,10 +81,20 @@ class Onnx:
                 made = graph.trace(part.module, part.example, part.outputs, part.axes, Path(scratch))
             if self.precision == "fp16":
                 to_half(made)
+            check(name, made.model, part)
             graph.save(made, folder / name / "model.onnx")
-            check(folder / name / "model.onnx", part)
             layout.write_json(folder / name / "config.json", part.config)
         layout.write_rest(model, folder)
+
+    def compress(
+        self, part: str, wide: Path, narrow: Path, compression: Compression, job: Job, advance: Callable[[float], None]
+    ) -> dict[str, Any]:
+        method = {"int8": onnx_int8, "int4": onnx_int4}[compression.name]
+        declared = layout.part(part, job.model, self.sizes)
+        return method.compress(declared, wide, narrow, job.recording.calls[part], self.gate_db, advance)
+
+    def wider(self, compression: Compression) -> tuple[Compression, ...]:
+        return (replace(compression, bits=8),) if compression.bits == 4 else ()
 
     def open(self, folder: Path) -> NamedParts:
         return open_parts(folder)
@@ -90,23 +114,11 @@ def open_parts(folder: Path) -> NamedParts:
     return NamedParts(run, {name: batch for name, batch in declared.items() if isinstance(batch, int)})
 
 
-def session(path: Path) -> Any:
-    """An onnxruntime.InferenceSession."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def check(path: Path, part: Part) -> None:
-    """Read the file again: a valid graph, and exactly the inputs and outputs that were meant."""
-    onnx.checker.check_model(str(path), full_check=True)
-    declared = onnx.load(str(path), load_external_data=False).graph
-    found, meant = {}, {name: part.axes.get(name, {}) for name in (*part.example, *part.outputs)}
-    for value in [*declared.input, *declared.output]:
+def check(name: str, model: onnx.ModelProto, part: Part) -> None:
+    """A valid graph, and exactly the inputs and outputs that were meant; `open_parts` reads the file again."""
+    onnx.checker.check_model(graph.bare(model), full_check=True)
+    found, meant = {}, {port: part.axes.get(port, {}) for port in (*part.example, *part.outputs)}
+    for value in [*model.graph.input, *model.graph.output]:
         found[value.name] = {i: dim.dim_param for i, dim in enumerate(value.type.tensor_type.shape.dim) if dim.dim_param}
     if found != meant:
-        raise EdgeSafeError(
-            f"{path.parent.name}: its inputs, outputs and dynamic sizes are {found}, meant were {meant}. Nothing was written"
-        )
+        raise EdgeSafeError(f"{name}: its inputs, outputs and dynamic sizes are {found}, meant were {meant}. Nothing was written")

@@ -1,8 +1,11 @@
 """What is exported: a finished run, a pipeline folder, a packaged model or a hub id; and what its manifest says of where it came from."""
 
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgesafe import artifact, model
 from edgesafe.artifact import Manifest
@@ -29,13 +32,35 @@ class Source:
         pairs = self.run.concepts[0]["pairs"] if self.run and self.run.concepts else []
         return tuple(prompt for prompt in pairs[0] if prompt) if pairs else ()
 
-    def place(self, target: str, precision: str) -> Path:
+    def place(self, *form: str) -> Path:
         """runs/X -> runs/X-onnx-fp16; a model goes to runs/ by its name."""
         path = Path(self.label)
         if self.run:
-            return path.with_name(f"{path.resolve().name}-{target}-{precision}")
+            return path.with_name("-".join((path.resolve().name, *form)))
         name = re.sub(r"[^A-Za-z0-9.]+", "-", path.resolve().name if path.is_dir() else self.label).strip("-")
-        return Path("runs") / f"{name}-{target}-{precision}"
+        return Path("runs") / "-".join((name, *form))
+
+    def control(self) -> Callable[[], TextToImage] | None:
+        """Loads the un-erased model that the run was made from; None where nothing was erased, or the model is not on this machine."""
+        if not self.run or not self.run.concepts:
+            return None
+        try:
+            folder = model.local(self.run.control)
+        except EdgeSafeError:
+            return None
+        return lambda: model.load(folder)
+
+    def record(self, loaded: TextToImage, out: Path) -> dict[str, Any]:
+        """For the manifest: where the model is, as the user names it and as seen from the export, and what its weights are."""
+        path = Path(self.label)
+        beside = os.path.relpath(path.resolve(), Path(out).resolve()) if path.exists() else None
+        return {"source": self.label, "beside": beside, "weights": weights(loaded)}
+
+
+def weights(loaded: TextToImage) -> dict[str, list[str]]:
+    """unet, vae and text_encoder -> the sha256 of each of its weight files, sorted."""
+    files = {part: (loaded.folder / part).glob("*.safetensors") for part in loaded.modules()} if loaded.folder else {}
+    return {part: sorted(map(artifact.sha256, paths)) for part, paths in files.items()}
 
 
 def find(source: str | None) -> Source:

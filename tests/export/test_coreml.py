@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from edgesafe import artifact, model
+from edgesafe import artifact, mil, model
 from edgesafe.errors import EdgeSafeError
 from edgesafe.export import ExportConfig, apple, coreml, mlprogram, parity, run, wrappers
-from edgesafe.export.coreml import CoreML, CoreMLParts
+from edgesafe.export.coreml import CoreML
 
 FP16, FP32 = 10, 11  # MIL's data types
 
@@ -48,9 +48,11 @@ def test_the_angle_stays_fp32_and_the_rest_is_fp16(exported: Path) -> None:
     assert dtypes["conv"] == dtypes["linear"] == dtypes["layer_norm"] == {FP16}
 
 
-def test_manifest_says_that_parity_was_not_measured(exported: Path) -> None:
+def test_manifest_holds_the_measured_parity_and_what_it_proves(exported: Path) -> None:
     made = artifact.read(exported)
-    assert made.parity == {"measured": False, "reason": coreml.NOT_HERE}
+    assert made.parity["measured"] and made.parity["proves"] == mil.PROVES and "native" not in made.parity
+    assert set(made.parity["components"]) == {"text_encoder", "unet", "vae_decoder", "vae_encoder"}
+    assert all(55 < row["psnr_db"] < 90 for row in made.parity["components"].values())  # fp16: neither worse nor suspiciously good
     assert made.target["batch"] == 2 and made.target["deployment"] == "iOS17" and made.target["precision"] == "fp16"
     assert made.target["scaling_factor"] == 0.18215 and made.target["scheduler"]["prediction_type"] == "epsilon"
     assert "Unet.mlpackage/Data/com.apple.CoreML/weights/weight.bin" in made.files
@@ -104,7 +106,10 @@ class FakeMLModel:
     modules: dict[str, torch.nn.Module] = {}  # noqa: RUF012
 
     def __init__(self, path: str) -> None:
-        self.name = Path(path).stem
+        self.path, self.name = path, Path(path).stem
+
+    def get_spec(self) -> object:
+        return mlprogram._coremltools().utils.load_spec(self.path)
 
     def predict(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         assert all(value.dtype == np.float32 for value in inputs.values())
@@ -121,7 +126,7 @@ class FakeMLModel:
         return dict(zip(names[self.name], (x.numpy() for x in (made if isinstance(made, tuple) else (made,))), strict=True))
 
 
-def test_on_macos_predict_is_compared_with_torch(tiny_sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_macos_predict_is_compared_with_torch(tiny_sd1: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = model.load(tiny_sd1)
     monkeypatch.setattr(mlprogram._coremltools().models, "MLModel", FakeMLModel)
     monkeypatch.setattr(
@@ -135,11 +140,13 @@ def test_on_macos_predict_is_compared_with_torch(tiny_sd1: Path, monkeypatch: py
         },
     )
     target = CoreML.plan(ExportConfig(target="coreml", vae_encoder=True), loaded)
-    recording = parity.record(loaded, ("red apple", "shark", "lion"), 64, 64, lambda: None)
-    made = parity.measure(loaded, recording, CoreMLParts(Path(), target), target.parts, lambda: None)
-    assert min(row["psnr_db"] for row in made["components"].values()) > 100 and made["picture"]["max_levels"] <= 1
+    assert target.open(exported).run == "evaluate" and target.open_native(exported) is None
     monkeypatch.setattr(coreml.sys, "platform", "darwin")
-    assert isinstance(target.open(Path()), CoreMLParts)
+    parts = target.open_native(exported)
+    assert target.open(exported).run == "evaluate" and parts.run == "predict"
+    recording = parity.record(loaded, ("red apple", "shark", "lion"), 64, 64, lambda: None, steps=4)
+    made = parity.measure(loaded, recording, parts, target.parts, lambda: None)
+    assert min(row["psnr_db"] for row in made["components"].values()) > 100 and made["picture"]["max_levels"] <= 1
 
 
 @pytest.mark.parametrize("part", ["TextEncoder", "Unet", "VAEDecoder"])

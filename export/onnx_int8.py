@@ -1,0 +1,156 @@
+"""ONNX int8: static QDQ of convolutions and linear layers, with ranges from the model's own drawing.
+
+    x ─ QuantizeLinear ─ DequantizeLinear ─┐
+    W (int8, a scale a channel) ─ Dequant ─┼─ Conv ─ QuantizeLinear ─ DequantizeLinear ─      MatMul: the same without the last two
+    b (int32, scale s_x s_W) ─── Dequant ──┘
+
+onnxruntime turns each into one integer kernel (QLinearConv, MatMulIntegerToFloat). Activations are uint8 with a zero point, weights int8.
+Always fp32: the first and the last convolution, and all that depends on the timestep alone, found by where they stand in the graph; and
+those layers that rounding.choose names, so that the gate is passed. A CPU without VNNI may saturate in 8-bit products: it adds pairs of
+them in 16 bits.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from torch import nn
+
+from edgesafe.errors import EdgeSafeError
+
+from . import onnx_files, rounding
+from .layout import Part
+from .rounding import Call, Choice, Seen
+
+TIME = "timestep"
+FEW = 8  # calls; the text encoder and the VAE are called once for a few pictures, and others leave their ranges:
+ROOM = 1.25  # ranges this much wider lost 1.4 dB on the recorded pictures and won 2.8 dB (VAE) and 11.7 dB (text encoder) on seven others
+
+
+def compress(part: Part, wide: Path, narrow: Path, calls: list[Call], gate_db: float, advance: Callable[[float], None]) -> dict[str, Any]:
+    """From the fp32 folder `wide` to `narrow`; facts for the manifest. Raises: EdgeSafeError where no layer can be int8."""
+    nodes = candidates(onnx_files.read(wide).graph, part.module)
+    seen = rounding.observe(part.module, list(nodes), calls[::2], lambda done: advance(0.2 * done))
+    if len(calls) < FEW:
+        seen = {name: row.wider(ROOM) for name, row in seen.items()}
+    macs = {name: row.macs for name, row in seen.items()}
+    rows = [rounding.first_row(call) for call in rounding.probes(calls)]
+    found = rounding.errors(part.module, list(nodes), rounding.INT8, seen, rows, gate_db, lambda done: advance(0.2 + 0.6 * done))
+
+    def attempt(psnr_db: float) -> Choice:
+        choice = rounding.choose(found, macs, rounding.allowed(rows, psnr_db))
+        if not choice.narrow:
+            raise EdgeSafeError(f"{wide.name}: no layer can be int8 at {gate_db:g} dB. Leave out --quantize, or lower --gate")
+        model = onnx_files.read(wide)
+        quantize(model, {nodes[name]: seen[name] for name in choice.narrow}, wide)
+        onnx_files.write(model, narrow)
+        return choice
+
+    choice, found_db = onnx_files.reach(gate_db, attempt, part, narrow, rounding.probes(calls))
+    share = sum(macs[name] for name in choice.narrow) / sum(macs.values())
+    return {
+        "int8_layers": len(choice.narrow),
+        "fp32_layers": choice.wide,
+        "int8_multiplications": round(share, 4),
+        "probed_db": round(found_db, 2),
+    }
+
+
+def candidates(graph: GraphProto, module: nn.Module) -> dict[str, str]:
+    """Module's name -> node's name of each Conv and MatMul with a weight that may be int8."""
+    weights = {tensor.name for tensor in graph.initializer}
+    weighted = [node for node in graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in weights]
+    timed = {TIME} if any(value.name == TIME for value in graph.input) else set()
+    others = {value.name for value in graph.input} - timed
+    fed = _downstream(graph.node, others)  # depends on more than the time
+    after = _downstream(graph.node, {name for node in weighted for name in node.output}) if weighted else set()
+    before = _upstream(graph.node, {node.input[0] for node in weighted})
+    kept = []
+    for node in weighted:
+        end = node.op_type == "Conv" and (node.input[0] not in after or node.output[0] not in before)
+        if not end and node.input[0] in fed:
+            kept.append(node)
+    return {module_name(node.name, module): node.name for node in kept}
+
+
+def module_name(node: str, module: nn.Module) -> str:
+    """/module/unet/down_blocks.0/proj_in/Conv -> unet.down_blocks.0.proj_in. The exporter's names lack what was not called by forward()."""
+    name = ".".join(node.strip("/").split("/")[:-1]).removeprefix("module.")
+    return next(full for full, _ in module.named_modules() if full == name or full.endswith(f".{name}"))
+
+
+def quantize(model: ModelProto, layers: Mapping[str, Seen], folder: Path) -> None:
+    """Changes `model` in place; layers by node name. `folder` holds what of its weights lies outside."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    made: dict[str, str] = {}  # tensor -> its dequantised twin
+    nodes: list[NodeProto] = []
+    renamed: dict[str, str] = {}
+
+    def constant(name: str, value: np.ndarray) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    def through(name: str, low: float, high: float) -> str:
+        if name not in made:
+            scale, zero = rounding.scale_of(low, high)
+            constants = constant(f"{name}_scale", np.float32(scale)), constant(f"{name}_zero", np.uint8(zero))
+            nodes.append(helper.make_node("QuantizeLinear", [name, *constants], [f"{name}_int8"], name=f"{name}_quantize"))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", *constants], [f"{name}_back"], name=f"{name}_dequantize"))
+            made[name] = f"{name}_back"
+        return made[name]
+
+    def stored(name: str, value: np.ndarray, scale: np.ndarray, axis: int) -> str:
+        constants = constant(f"{name}_int", value), constant(f"{name}_scale", scale.astype(np.float32))
+        nodes.append(helper.make_node("DequantizeLinear", constants, [f"{name}_back"], name=f"{name}_dequantize", axis=axis))
+        return f"{name}_back"
+
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+        if node.name not in layers:
+            nodes.append(node)
+            continue
+        ranges, axis = layers[node.name], 0 if node.op_type == "Conv" else 1
+        weight = onnx_files.array(weights[node.input[1]], folder)
+        bias = onnx_files.array(weights[node.input[2]], folder) if len(node.input) > 2 else None
+        scale_x = rounding.scale_of(ranges.low, ranges.high)[0]
+        scale = weight_scale(weight, axis, bias, scale_x)
+        wide = scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        inputs = [through(node.input[0], ranges.low, ranges.high)]
+        inputs.append(stored(f"{node.name}_weight", np.rint(weight / wide).clip(-127, 127).astype(np.int8), scale, axis))
+        if bias is not None:
+            inputs.append(stored(f"{node.name}_bias", np.rint(bias / (scale * scale_x)).astype(np.int32), scale * scale_x, 0))
+        node.input[:] = inputs
+        nodes.append(node)
+        if node.op_type == "Conv":
+            renamed[node.output[0]] = through(node.output[0], ranges.out_low, ranges.out_high)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx_files.take_in(model, folder)
+
+
+def weight_scale(weight: np.ndarray, axis: int, bias: np.ndarray | None, scale_x: float) -> np.ndarray:
+    """(channels,) in fp64: 1/127 of the largest value, and no smaller than lets the bias fit into 31 bits."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scale = np.abs(weight).max(axis=others).astype(np.float64) / 127
+    least = 0.0 if bias is None else np.abs(bias).astype(np.float64) / (scale_x * 2**30)
+    return np.maximum(np.maximum(scale, least), float(np.finfo(np.float32).tiny))
+
+
+def _downstream(nodes: Iterable[NodeProto], names: set[str]) -> set[str]:
+    found = set(names)
+    for node in nodes:
+        if not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
+
+
+def _upstream(nodes: Any, names: set[str]) -> set[str]:
+    found = set(names)
+    for node in reversed(nodes):
+        if not found.isdisjoint(node.output):
+            found.update(node.input)
+    return found
