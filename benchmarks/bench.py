@@ -114,7 +114,8 @@ class Bench:
             if name == "torch" and name in self.reasons and self.runtime:
                 subjects.append(Subject("run behind the export", name, self.twin))
             else:
-                subjects.append(Subject("export", name, EdgeSafeError(self.reasons[name]) if name in self.reasons else self.source))
+                reason = self.reasons.get(name) or runtimes.RUNTIMES[name].untimed
+                subjects.append(Subject("export", name, EdgeSafeError(reason) if reason else self.source))
         if self.runtime and "torch" in self.runtimes and self.source.manifest:
             subjects.append(Subject("base model", "torch", self.base))
         task = self.bars.add_task("speed", total=2 * len(subjects))

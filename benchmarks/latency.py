@@ -43,16 +43,16 @@ def warm(source: str, runtime: str, steps: int, guidance: float, sampler: str, t
 
     torch.set_num_threads(threads)
     model = runtimes.check(runtime).open(source, threads)
-    states = model.states([PROMPT])
+    given = model.conditions([PROMPT])
     rows = 1 if guidance == 1 else 2
     latents = sampling.starting_latents([SEED], model.latent_shape)
     scheduler = sampling.scheduler(sampler, model.scheduler_config)
     scheduler.set_timesteps(steps)
-    batch, both, t = latents.repeat(rows, 1, 1, 1), states.repeat(rows, 1, 1), scheduler.timesteps[0]
+    batch, both, t = torch.cat([latents] * rows), [torch.cat([x] * rows) for x in given], scheduler.timesteps[0]
     with torch.no_grad():
         return {
             "picture": timed(lambda: model.pixels([PROMPT], [SEED], steps=steps, guidance=guidance, sampler=sampler), PICTURES, 2),
-            "unet_call": timed(lambda: model.unet_call(batch, t, both), CALLS, 5),
+            "unet_call": timed(lambda: model.unet_call(batch, t, *both), CALLS, 5),
             "text_encoder": timed(lambda: model.encode([PROMPT]), CALLS, 3),
             "vae_decoder": timed(lambda: model.decode(latents), CALLS, 3),
         }

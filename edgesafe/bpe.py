@@ -1,7 +1,8 @@
 """CLIP's tokenizer from `vocab.json` and `merges.txt` alone: the rules that an app's own tokenizer follows. Equal to `CLIPTokenizerFast`.
 
 1. Normalise: Unicode NFC; each run of white space becomes one space; lower case, character by character (so a final sigma is as any).
-2. Cut out the two special tokens where they stand in the text; they give their own ids.
+2. Cut out the two special tokens where they stand in the text; they give their own ids. So does a padding token of its own, such as
+   the "!" of Stable Diffusion XL's second tokenizer.
 3. Split the rest into words, leftmost first: 's 't 're 've 'm 'll 'd | a run of letters (Unicode L*) | one number character (N*) | a run of
    anything else that is not white space. A number of four digits is four words.
 4. Spell a word as UTF-8 bytes, each written as one printable character (GPT-2's table); the last one gets "</w>".
@@ -15,7 +16,7 @@ Letters and numbers are those of this Python's Unicode tables; a character added
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -34,11 +35,12 @@ SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u
 class Tokenizer:
     vocab: dict[str, int]
     ranks: dict[tuple[str, str], int]  # a pair's place in merges.txt
+    special: tuple[str, ...] = (START, END)
     _known: dict[str, list[str]] = field(default_factory=dict, repr=False, compare=False)  # words met before
 
     @classmethod
-    def read(cls, folder: Path) -> "Tokenizer":
-        """Raises: EdgeSafeError for files that are not those of a CLIP tokenizer."""
+    def read(cls, folder: Path, pad: str = END) -> "Tokenizer":
+        """`pad`: the token that the model fills up with. Raises: EdgeSafeError for files that are not those of a CLIP tokenizer."""
         vocab, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         try:
             words = json.loads(vocab.read_text(encoding="utf-8"))
@@ -51,21 +53,22 @@ class Tokenizer:
         wrong = next((pair for pair in pairs if len(pair) != 2), None)
         if wrong:
             raise EdgeSafeError(f"{merges}: the line {' '.join(wrong)!r} is not a pair")
-        lacking = [token for token in (START, END) if token not in words]
+        special = tuple(dict.fromkeys((START, END, pad)))
+        lacking = [token for token in special if token not in words]
         if lacking:
             raise EdgeSafeError(f"{vocab}: no {lacking[0]!r}, so not a CLIP tokenizer's")
-        return cls(words, {pair: rank for rank, pair in enumerate(pairs)})
+        return cls(words, {pair: rank for rank, pair in enumerate(pairs)}, special)
 
     def ids(self, text: str, length: int = LENGTH) -> list[int]:
         """Start, the text's ids as far as they fit into `length`, end; not padded."""
-        found = [piece for word in words_of(text) for piece in self.pieces(word)]
+        found = [piece for word in words_of(text, self.special) for piece in self.pieces(word)]
         return [self.vocab[START], *(self.vocab.get(piece, self.vocab[END]) for piece in found[: length - 2]), self.vocab[END]]
 
     def pieces(self, word: str) -> list[str]:
         if word not in self._known:
             symbols = [_table()[byte] for byte in word.encode("utf-8")]
             symbols[-1] += SUFFIX
-            self._known[word] = [word] if word in (START, END) else self.merge(symbols)
+            self._known[word] = [word] if word in self.special else self.merge(symbols)
         return self._known[word]
 
     def merge(self, symbols: list[str]) -> list[str]:
@@ -78,11 +81,11 @@ class Tokenizer:
         return symbols
 
 
-def words_of(text: str) -> Iterator[str]:
+def words_of(text: str, special: Sequence[str] = (START, END)) -> Iterator[str]:
     """Steps 1 to 3."""
     normal = "".join(c.lower() for c in SPACE.sub(" ", unicodedata.normalize("NFC", text)))
-    for part in re.split(f"({re.escape(START)}|{re.escape(END)})", normal):
-        yield from [part] if part in (START, END) else _split(part)
+    for part in re.split(f"({'|'.join(map(re.escape, special))})", normal):
+        yield from [part] if part in special else _split(part)
 
 
 def _split(text: str) -> Iterator[str]:

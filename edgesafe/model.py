@@ -1,9 +1,10 @@
-"""A text-to-image model as a stock Stable Diffusion pipeline folder: find it, load its parts, save them.
+"""A text-to-image model as a stock Stable Diffusion or Stable Diffusion XL pipeline folder: find it, load its parts, save them.
 
 `load` takes "emoji:teacher", "emoji:student", a run folder, a pipeline folder or a Hugging Face hub id, safetensors only.
 """
 
 import copy
+import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,19 +13,20 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
-from . import sampling, widen
+from . import families, sampling, widen
 from .errors import EdgeSafeError
+from .families import FAMILIES, Conditions, Family
 
 PACKAGED = Path(__file__).parent / "emoji"
-PIPELINES = ("StableDiffusionPipeline",)
-PARTS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-HUB_FILES = ["model_index.json", "scheduler/*", "tokenizer/*", *(f"{part}/*.{end}" for part in PARTS for end in ("json", "safetensors"))]
+HUB_PARTS = tuple(dict.fromkeys(part for family in FAMILIES.values() for part in family.parts))
+HUB_WEIGHTS = [f"{part}/*.{end}" for part in HUB_PARTS for end in ("json", "safetensors")]
+HUB_FILES = ["model_index.json", "scheduler/*", "tokenizer/*", "tokenizer_2/*", *HUB_WEIGHTS]
 
 
 @dataclass
@@ -36,6 +38,13 @@ class TextToImage:
     scheduler_config: dict[str, Any]  # of scheduler/scheduler_config.json
     source: str  # what the user named: an id or a path
     folder: Path | None = None  # where it was read from
+    text_encoder_2: CLIPTextModelWithProjection | None = None  # of Stable Diffusion XL
+    tokenizer_2: CLIPTokenizer | None = None
+    zero_empty: bool = False  # Stable Diffusion XL: an empty prompt is zeros to the UNet
+
+    @property
+    def family(self) -> Family:
+        return families.StableDiffusion if self.text_encoder_2 is None else families.StableDiffusionXL
 
     @property
     def prediction_type(self) -> str:
@@ -66,8 +75,17 @@ class TextToImage:
         files = sorted((self.folder / "unet").glob("*.safetensors")) if self.folder else []
         return files[0] if len(files) == 1 else None
 
+    @property
+    def vae_overflows(self) -> bool:
+        """Stable Diffusion XL's VAE passes fp16's range, and its config says so; mended ones say that they do not."""
+        return self.text_encoder_2 is not None and bool(self.vae.config.force_upcast)
+
     def modules(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+        return {name: getattr(self, name) for name in self.family.parts}
+
+    def tokenizers(self) -> dict[str, CLIPTokenizer]:
+        """Text encoder -> its tokenizer."""
+        return {encoder: getattr(self, name) for encoder, name in self.family.tokenizers.items()}
 
     def freeze(self) -> "TextToImage":
         for module in self.modules().values():
@@ -127,46 +145,62 @@ def _read(source: str | Path, part_of: Callable[[Path, Any], Any]) -> TextToImag
     if isinstance(folder, str):
         folder = _download(folder)
     index = _json(folder / "model_index.json")
-    if index.get("_class_name") not in PIPELINES:
-        found = index.get("_class_name")
-        raise EdgeSafeError(f"{folder / 'model_index.json'}: unknown pipeline class {found!r}; known: {', '.join(PIPELINES)}")
-    for part, cls in PARTS.items():
+    if (named := index.get("_class_name")) not in FAMILIES:
+        raise EdgeSafeError(f"{folder / 'model_index.json'}: unknown pipeline class {named!r}; known: {', '.join(FAMILIES)}")
+    family = FAMILIES[named]
+    for part, (_, known) in family.parts.items():
         named = (index.get(part) or [None, None])[1]
-        if named != cls.__name__:
-            raise EdgeSafeError(f"{folder / 'model_index.json'}: {part} is a {named}; EdgeSafe reads {cls.__name__}")
-    parts = {part: part_of(folder / part, cls) for part, cls in PARTS.items()}
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, TypeError, ValueError) as error:
-        raise EdgeSafeError(f"{folder / 'tokenizer'}: not readable as a CLIP tokenizer ({_first_line(error)})") from error
+        if named != known:
+            raise EdgeSafeError(f"{folder / 'model_index.json'}: {part} is a {named}; EdgeSafe reads {known}")
+    parts = {part: part_of(folder / part, _class(*names)) for part, names in family.parts.items()}
+    tokens = {name: _tokenizer(folder / name) for name in family.tokenizers.values()}
     schedule = _json(folder / "scheduler" / "scheduler_config.json")
-    model = TextToImage(**parts, tokenizer=tokenizer, scheduler_config=schedule, source=str(source), folder=folder)
+    zero_empty = len(tokens) > 1 and index.get(families.ZERO_EMPTY, True)
+    model = TextToImage(**parts, **tokens, scheduler_config=schedule, source=str(source), folder=folder, zero_empty=zero_empty)
     if model.prediction_type not in ("epsilon", "v_prediction"):
         raise EdgeSafeError(f"{folder / 'scheduler'}: prediction_type {model.prediction_type!r}; known: epsilon, v_prediction")
     return model.freeze()
 
 
 def save(model: TextToImage, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """A stock StableDiffusionPipeline folder, safetensors in `dtype`; the model's own parts keep theirs."""
+    """A stock folder of the family's pipeline, safetensors in `dtype`; the model's own parts keep theirs."""
     # nn.Module.to, because that of diffusers warns about each cast.
     parts = {name: nn.Module.to(copy.deepcopy(part), "cpu", dtype) for name, part in model.modules().items()}
     scheduler = getattr(diffusers, model.scheduler_config.get("_class_name", "DDIMScheduler"), DDIMScheduler)
-    StableDiffusionPipeline(
-        **parts,
-        tokenizer=model.tokenizer,
-        scheduler=scheduler.from_config(model.scheduler_config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)
+    tokens = {name: getattr(model, name) for name in model.family.tokenizers.values()}
+    options = dict(model.family.options)
+    if model.text_encoder_2 is not None:
+        options[families.ZERO_EMPTY] = model.zero_empty
+    pipeline = _class("diffusers", model.family.pipeline)
+    schedule = scheduler.from_config(model.scheduler_config)
+    pipeline(**parts, **tokens, scheduler=schedule, **options).save_pretrained(folder, safe_serialization=True)
+
+
+def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """(N, S), longer prompts cut, shorter ones filled up."""
+    length = tokenizer.model_max_length
+    return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
 @torch.no_grad()
+def conditions(model: TextToImage, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Conditions:
+    """All that the UNet reads of prompts, as families.py says; `size`: height and width in pixels, the model's own by default."""
+    encoded = []
+    for name, tokenizer in model.tokenizers().items():
+        encoder = getattr(model, name)
+        encoded.append(families.encode(model.family, encoder, token_ids(tokenizer, prompts).to(encoder.device)))
+    return model.family.conditions(encoded, prompts, size or (model.picture_size,) * 2, model.zero_empty)
+
+
 def encode(model: TextToImage, prompts: Sequence[str]) -> Tensor:
-    """The text encoder's last hidden state: (N, 77, C)"""
-    tokens = model.tokenizer
-    ids = tokens(list(prompts), padding="max_length", max_length=tokens.model_max_length, truncation=True, return_tensors="pt").input_ids
-    return model.text_encoder(ids.to(model.text_encoder.device)).last_hidden_state
+    """(N, S, C) the prompts' states alone, which is all that the UNet of Stable Diffusion 1 and 2 reads."""
+    return conditions(model, prompts)[0]
+
+
+def predict(model: TextToImage, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
+    """The UNet's answer (B, C, h, w) to x_t and `conditions`."""
+    added = dict(zip(model.family.added, given[1:], strict=True))
+    return model.unet(sample, timestep, given[0], added_cond_kwargs=added or None, return_dict=False)[0]
 
 
 def alphas_cumprod(model: TextToImage) -> Tensor:
@@ -189,6 +223,17 @@ def _download(repo: str, cached: bool = False) -> Path:
         raise EdgeSafeError(f"{repo}: no such folder, and the Hugging Face hub did not give it ({_first_line(error)})") from error
 
 
+def _class(library: str, name: str) -> Any:
+    return getattr(importlib.import_module(library), name)
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise EdgeSafeError(f"{folder}: not readable as a CLIP tokenizer ({_first_line(error)})") from error
+
+
 def _part(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
     if not folder.is_dir():
         raise EdgeSafeError(f"{folder}: missing; the model_index.json beside it names it")
@@ -202,9 +247,10 @@ def _part(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
     if not weights:
         raise EdgeSafeError(f"{folder}: no .safetensors file in it")
     variant = "fp16" if all(".fp16" in p.suffixes for p in weights) else None
-    precision = {"dtype": dtype} if cls is CLIPTextModel else {"torch_dtype": dtype}
+    transformers = issubclass(cls, PreTrainedModel)
+    precision = {"dtype": dtype} if transformers else {"torch_dtype": dtype}
     try:
-        if cls is not CLIPTextModel and len(weights) == 1 and (part := widen.read(cls, folder, weights, dtype)) is not None:
+        if not transformers and len(weights) == 1 and (part := widen.read(cls, folder, weights, dtype)) is not None:
             return part
         return cls.from_pretrained(folder, use_safetensors=True, variant=variant, local_files_only=True, **precision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -218,7 +264,7 @@ def _outline(folder: Path, cls: Any) -> Any:
     config = _json(folder / "config.json")
     try:
         with torch.device("meta"):
-            return cls(CLIPTextConfig.from_dict(config)) if cls is CLIPTextModel else cls.from_config(config)
+            return cls(CLIPTextConfig.from_dict(config)) if issubclass(cls, PreTrainedModel) else cls.from_config(config)
     except (KeyError, TypeError, ValueError) as error:
         raise EdgeSafeError(f"{folder / 'config.json'}: not readable as {cls.__name__} ({_first_line(error)})") from error
 

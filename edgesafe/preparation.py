@@ -39,13 +39,13 @@ class Setup:
 
 def set_up(settings: Settings, device: torch.device) -> Setup:
     """Raises: EdgeSafeError for whatever a user can get wrong."""
-    teacher = model.load(settings.teacher_source)
+    teacher = _trainable(model.load(settings.teacher_source), "--teacher")
     emoji = settings.data == "emoji" or teacher.source.startswith("emoji:")
     concepts = parse(settings.erase or "", World() if emoji else None, settings.anchor)
     check_visible(concepts, teacher.tokenizer)
     source = open_source(settings.data or "", teacher, settings.seed, settings.batch, settings.bank, settings.replays)
     if settings.student:
-        student = model.load(settings.student)
+        student = _trainable(model.load(settings.student), "--student")
         features = _match(student, teacher, settings)
     else:
         pruned = pruners.named(settings.prune).prune(teacher.unet)
@@ -57,6 +57,13 @@ def set_up(settings: Settings, device: torch.device) -> Setup:
     if settings.precision == "bf16":
         nn.Module.to(teacher.unet, torch.bfloat16)
     return Setup(settings, teacher, student, features, source, concepts)
+
+
+def _trainable(net: TextToImage, flag: str) -> TextToImage:
+    if net.family.added:
+        reads = f"its UNet reads {' and '.join(net.family.added)} beside the text, which the losses do not give"
+        raise EdgeSafeError(f"{flag} {net.source}: a {net.family.pipeline}; {reads}. Give a Stable Diffusion 1 or 2 pipeline")
+    return net
 
 
 def _match(student: TextToImage, teacher: TextToImage, settings: Settings) -> dict[str, str]:

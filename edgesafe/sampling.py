@@ -2,7 +2,8 @@
 
     e = e_empty + g (e_text - e_empty),   z_(t-1) = scheduler(e, t, z_t)          (Ho & Salimans 2022)
 
-N pictures; C, h, w of the latents; S text tokens of width D. A UNet is a callable `(sample, timestep, states) -> prediction`.
+N pictures; C, h, w of the latents; S text tokens of width D. A UNet is a callable `(sample, timestep, states, *others) -> prediction`,
+where `others` are what else it reads of a prompt (families.py), a row a picture each.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE = 4.0
 DEFAULT_SAMPLER = "ddim"
 
-UNetCall = Callable[[Tensor, Tensor, Tensor], Tensor]  # (B, C, h, w), (), (B, S, D) -> (B, C, h, w)
+UNetCall = Callable[..., Tensor]  # (B, C, h, w), (), (B, S, D), others (B, ...) -> (B, C, h, w)
+Text = Tensor | Sequence[Tensor]  # states (N, S, D), alone or with the others
 
 
 def _ddim(config: dict[str, Any]) -> Any:
@@ -57,22 +59,28 @@ def starting_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tenso
     return torch.stack(rows) if rows else torch.empty(0, *shape)
 
 
-def denoise(unet: UNetCall, text: Tensor, empty: Tensor, latents: Tensor, scheduler: Any, steps: int, guidance: float) -> Iterator[Tensor]:
-    """Yield the latents (N, C, h, w) after each UNet call. text (N, S, D), empty (1, S, D), latents of unit variance.
+def columns(text: Text) -> tuple[Tensor, ...]:
+    return (text,) if isinstance(text, Tensor) else tuple(text)
+
+
+def denoise(unet: UNetCall, text: Text, empty: Text, latents: Tensor, scheduler: Any, steps: int, guidance: float) -> Iterator[Tensor]:
+    """Yield the latents (N, C, h, w) after each UNet call. text of N rows, empty of 1 row, latents of unit variance.
 
     Guidance 1 asks the UNet for the text alone, at half the cost.
     """
     scheduler.set_timesteps(steps)
     guided = guidance != 1
-    states = torch.cat([text, empty.expand_as(text)]) if guided else text
+    given = columns(text)
+    if guided:
+        given = tuple(torch.cat([rows, row.expand_as(rows)]) for rows, row in zip(given, columns(empty), strict=True))
     z = latents * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         x = scheduler.scale_model_input(z, t)
         if guided:
-            asked, plain = unet(torch.cat([x, x]), t, states).chunk(2)
+            asked, plain = unet(torch.cat([x, x]), t, *given).chunk(2)
             prediction = plain + guidance * (asked - plain)
         else:
-            prediction = unet(x, t, states)
+            prediction = unet(x, t, *given)
         z = scheduler.step(prediction, t, z, return_dict=False)[0]
         yield z
 
@@ -80,8 +88,8 @@ def denoise(unet: UNetCall, text: Tensor, empty: Tensor, latents: Tensor, schedu
 @torch.no_grad()
 def sample(
     unet: UNetCall,
-    text: Tensor,
-    empty: Tensor,
+    text: Text,
+    empty: Text,
     latents: Tensor,
     scheduler: Any,
     steps: int = DEFAULT_STEPS,

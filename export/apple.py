@@ -10,7 +10,8 @@ from edgesafe.model import TextToImage
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 ASSUMED = {"prediction_type": "epsilon", "num_train_timesteps": 1000, **BETAS}
 DIFFUSERS = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}  # its defaults, where they differ
-SCALING_FACTOR, BATCH, PAD = 0.18215, 2, "<|endoftext|>"
+SCALING_FACTOR, BATCH, PADS = 0.18215, 2, ("<|endoftext|>", "!")  # the second: of Stable Diffusion XL's second text encoder
+SIZE_XL = 1024
 
 
 def refuse(model: TextToImage, own_scheduler: bool) -> None:
@@ -21,8 +22,8 @@ def refuse(model: TextToImage, own_scheduler: bool) -> None:
         raise EdgeSafeError(f"the model predicts {model.prediction_type}; {known}. {own}")
 
 
-def notes(model: TextToImage, batch: int) -> tuple[str, ...]:
-    """One line for each difference, and always one on the tokenizer."""
+def notes(model: TextToImage, batch: int, size: tuple[int, int]) -> tuple[str, ...]:
+    """One line for each difference, and always one on the tokenizer. `size`: height and width in pixels."""
     config = ASSUMED | DIFFUSERS | model.scheduler_config
     found = []
     for key, assumed in ASSUMED.items():
@@ -35,8 +36,14 @@ def notes(model: TextToImage, batch: int) -> tuple[str, ...]:
         found.append(
             f"the UNet takes batch {batch}; Apple's Swift package sends 2, with and without the prompt. Call it twice from your own code"
         )
-    if model.tokenizer.pad_token != PAD:
-        found.append(f"the tokenizer pads with {model.tokenizer.pad_token!r}; Apple's Swift tokenizer pads with {PAD!r}")
+    for tokenizer, pad in zip(model.tokenizers().values(), PADS, strict=False):
+        if tokenizer.pad_token != pad:
+            found.append(f"the tokenizer pads with {tokenizer.pad_token!r}; Apple's Swift tokenizer pads with {pad!r}")
+    if model.zero_empty:
+        found.append("without a negative prompt this model's pipeline gives the UNet zeros; Apple's Swift package encodes the empty text")
+    if model.text_encoder_2 is not None and size != (SIZE_XL, SIZE_XL):
+        sizes = f"{size[0]} x {size[1]}, where Apple's Swift package says {SIZE_XL} x {SIZE_XL}"
+        found.append(f"the UNet is told the picture's size as height and width, {sizes}; set originalSize and targetSize")
     found.append("Apple's Swift tokenizer splits on spaces only: token ids are equal for words of a-z and single digits; write prompts so")
     return tuple(found)
 

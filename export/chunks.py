@@ -3,7 +3,7 @@
 An iPhone's memory takes half a UNet at a time, and Apple's Swift package runs `UnetChunk1` and then `UnetChunk2`, which gets the UNet's own
 inputs and all that the first gave. The UNet is a row of layers, and the cut may fall between any two of them:
 
-    chunk 1   sample, timestep, encoder_hidden_states                               -> hidden_states, time_embedding, skip_0, skip_1, ...
+    chunk 1   sample, timestep, encoder_hidden_states, [text_embeds, time_ids]      -> hidden_states, time_embedding, skip_0, skip_1, ...
     chunk 2   [encoder_hidden_states,] hidden_states, time_embedding, skip_0, ...   -> noise_pred
 """
 
@@ -14,11 +14,14 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from edgesafe.errors import EdgeSafeError
+from edgesafe.families import StableDiffusionXL
 
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 MIDDLE = ("NoneType", "UNetMidBlock2DCrossAttn")
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
-EXTRAS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_embedding_act_fn", "center_input_sample")
+EXTRAS = ("class_embed_type", "encoder_hid_dim_type", "time_embedding_act_fn", "center_input_sample")
+BEGIN = ("time_embedding", "add_embedding", "conv_in")
+ADDED = (None, "text_time")  # the second is Stable Diffusion XL's
 
 
 @dataclass
@@ -65,8 +68,12 @@ class Chunk(nn.Module):
 
 
 class Chunk1(Chunk):
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *added: Tensor) -> tuple[Tensor, ...]:
+        """`added`: text_embeds and time_ids, of Stable Diffusion XL."""
         emb = self.unet.time_embedding(self.unet.get_time_embed(sample, timestep))
+        if added:
+            conditions = dict(zip(StableDiffusionXL.added, added, strict=True))
+            emb = emb + self.unet.get_aug_embed(emb, encoder_hidden_states, conditions)
         x = self.unet.conv_in(sample)
         flow = self.run(x, emb, encoder_hidden_states, [x])
         return flow.x, flow.emb, *flow.skips
@@ -87,11 +94,12 @@ def split(unet: UNet2DConditionModel, sides: tuple[int, int], transposed: bool =
 
 def balance(unet: UNet2DConditionModel, row: tuple[Layer, ...]) -> Cut:
     """Where the two halves differ least in weights; of equal places the first, which hands on the least."""
-    sizes = [_weights(unet.time_embedding, unet.conv_in), *(_weights(*_modules(unet, layer)) for layer in row)]
+    first = [part for name in BEGIN if (part := getattr(unet, name, None)) is not None]
+    sizes = [_weights(*first), *(_weights(*_modules(unet, layer)) for layer in row)]
     total = sum(sizes)
     at = min(range(1, len(row)), key=lambda i: abs(total - 2 * sum(sizes[: i + 1])))
-    first = sum(sizes[: at + 1])
-    return Cut(at, (first, total - first))
+    before = sum(sizes[: at + 1])
+    return Cut(at, (before, total - before))
 
 
 def layers(unet: UNet2DConditionModel) -> tuple[Layer, ...]:
@@ -152,5 +160,6 @@ def _refuse(unet: UNet2DConditionModel) -> None:
             if type(block).__name__ not in known:
                 raise EdgeSafeError(f"--chunked: this UNet has a {type(block).__name__}; known: {', '.join(known)}. Leave --chunked out")
     found = [key for key in EXTRAS if unet.config.get(key)]
+    found += [] if unet.config.get("addition_embed_type") in ADDED else ["addition_embed_type"]
     if found or unet.conv_norm_out is None:
         raise EdgeSafeError(f"--chunked: this UNet has {', '.join(found) or 'no last norm'}, which is not known. Leave --chunked out")

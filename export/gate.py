@@ -71,7 +71,8 @@ def refusal(low: Mapping[str, float], gate_db: float, target: Target, passing: P
     elif target.compression and set(low) <= set(target.narrowed):
         advice = f"Nothing wider that this target knows passes: leave out {flag(target.compression)}"
     else:
-        advice = "Try --precision fp32"
+        fault = "It is in fp32 already, so this is a fault of EdgeSafe: please report it with the table above"
+        advice = fault if target.precision == "fp32" else "Try --precision fp32"
     return f'{text}. {advice}. To keep it all the same: --allow-loss "the reason"'
 
 

@@ -47,6 +47,11 @@ class Traced:
     model: ModelProto
     weights: dict[str, Weight]
 
+    def copy(self) -> "Traced":
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        return Traced(model, dict(self.weights))
+
 
 class _Fed(nn.Module):
     """`module` with its big weights as arguments after its own, so that the exporter sees inputs where they would be copied."""

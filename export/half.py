@@ -22,11 +22,12 @@ ALWAYS_FULL = {"Resize": (1, 2)}  # inputs by position whose type ONNX fixes: ro
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def to_half(traced: Traced) -> None:
-    """Changes `traced` in place."""
+def to_half(traced: Traced, large: frozenset[str] = frozenset()) -> None:
+    """Changes `traced` in place. Nodes that make or read one of the values in `large` stay fp32 too."""
     model, big = traced.model, traced.weights
     graph = model.graph
-    floats, full = _float_activations(model), _full_nodes(graph)
+    floats, full = float_activations(model), _full_nodes(graph)
+    full |= {index for index, node in enumerate(graph.node) if not large.isdisjoint((*node.input, *node.output))}
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
     results = {value.name for value in graph.output}
     held = {value.name: FLOAT for value in graph.input if value.type.tensor_type.elem_type == FLOAT}  # dtype of each activation so far
@@ -91,7 +92,7 @@ def _full_nodes(graph: GraphProto) -> set[int]:
     return full
 
 
-def _float_activations(model: ModelProto) -> set[str]:
+def float_activations(model: ModelProto) -> set[str]:
     """Names, by shape inference."""
     inferred = onnx.shape_inference.infer_shapes(bare(model)).graph
     return {value.name for value in [*inferred.value_info, *inferred.output] if value.type.tensor_type.elem_type == FLOAT}

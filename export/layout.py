@@ -1,6 +1,7 @@
 """The diffusers layout, shared by the targets that write it: a folder a part with its config.json, and what a pipeline needs beside them.
 
     model_index.json  scheduler/  tokenizer/  {text_encoder,unet,vae_encoder,vae_decoder}/{config.json, the target's file}
+    Stable Diffusion XL: also tokenizer_2/ and text_encoder_2/
 
 Names and layouts of inputs and outputs stand in wrappers.py. Batch, height and width are dynamic, or all fixed.
 """
@@ -16,23 +17,35 @@ import torch
 from torch import Tensor, nn
 
 from edgesafe.errors import EdgeSafeError
+from edgesafe.families import ZERO_EMPTY, Family, StableDiffusion, StableDiffusionXL
 from edgesafe.model import TextToImage
 
 from . import wrappers
+from .compression import Compression
 from .config import ExportConfig
 
-PARTS = ("text_encoder", "unet", "vae_encoder", "vae_decoder")
+NARROWED = {"int8": ("text_encoder", "text_encoder_2", "unet", "vae_decoder"), "int4": ("text_encoder", "text_encoder_2", "unet")}
 BATCH = "batch_size"
+Call = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # inputs and outputs, as parity.Recording has them
 Axes = dict[str, dict[int, str]]  # input or output -> position of a dynamic size -> its name
 
 
 @dataclass(frozen=True)
 class Part:
+    name: str
     module: nn.Module
     example: dict[str, Tensor]  # an example of each input, in the order of the module's arguments
     outputs: tuple[str, ...]
     axes: Axes
     config: dict[str, Any]  # its config.json
+
+    def cut(self, call: Call) -> Call:
+        """A recorded call as these files take it: where sizes are fixed, with as many rows as the example has."""
+        if self.axes:
+            return call
+        batch = len(next(iter(self.example.values())))
+        inputs, outputs = (tuple(_rows(value, batch) for value in side) for side in call)
+        return inputs, outputs
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,11 @@ class Sizes:
     width: int
     fixed: bool = False
     batch: int = 2  # of the UNet: with and without the prompt
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest's `target`."""
+        dynamic = {"batch": self.batch, "dynamic": []} if self.fixed else {"dynamic": [BATCH, "height", "width"]}
+        return {"height": self.height, "width": self.width, **dynamic}
 
 
 def refuse(config: ExportConfig, kind: str) -> None:
@@ -71,12 +89,42 @@ def sizes(config: ExportConfig, model: TextToImage, kind: str) -> Sizes:
     return Sizes(height, width, config.static, config.batch or 2)
 
 
+def precision(config: ExportConfig, default: str) -> str:
+    asked, compression = config.precision_of(default), config.compression()
+    if compression and asked == "fp16":
+        raise EdgeSafeError(f"--precision fp16 with --quantize {compression.name}: give one of them; what is not narrowed stays fp32")
+    return asked
+
+
+def parts(encoders: tuple[str, ...]) -> tuple[str, ...]:
+    return (*encoders, "unet", "vae_encoder", "vae_decoder")
+
+
+def narrowed(compression: Compression | None, encoders: tuple[str, ...]) -> tuple[str, ...]:
+    """The VAE has next to no linear layers, so 4 bits leave it alone."""
+    return tuple(name for name in parts(encoders) if compression and name in NARROWED[compression.name])
+
+
+def wider(compression: Compression) -> tuple[Compression, ...]:
+    return (replace(compression, bits=8),) if compression.bits == 4 else ()
+
+
 def part(name: str, model: TextToImage, sizes: Sizes) -> Part:
     """Where the files take any size, the examples are small: an example's only cost is the time and memory of tracing it."""
     if sizes.fixed:
         return replace(_part(name, model, sizes), axes={})
     side = 2 * _step(model)
     return _part(name, model, replace(sizes, height=side, width=side))
+
+
+def compared(name: str, model: TextToImage, sizes: Sizes) -> Part:
+    """The part with those outputs alone that parity.py records: of Stable Diffusion XL's text encoders one layer's states."""
+    written = part(name, model, sizes)
+    if not isinstance(written.module, wrappers.AllStates):
+        return written
+    encoder = getattr(model, name)
+    outputs = model.family.outputs(name, encoder.config.num_hidden_layers)
+    return replace(written, module=wrappers.TextEncoder(encoder, model.family), outputs=outputs)
 
 
 def _step(model: TextToImage) -> int:
@@ -89,35 +137,49 @@ def _part(name: str, model: TextToImage, sizes: Sizes) -> Part:
     h, w, tokens = sizes.height // f, sizes.width // f, model.tokenizer.model_max_length
     vae = _config(model.vae)
     latent = {0: BATCH, 2: "latent_height", 3: "latent_width"}
-    if name == "text_encoder":
-        ids = torch.full((1 if sizes.fixed else 2, tokens), model.text_encoder.config.eos_token_id)
-        text = {0: BATCH, 1: "sequence_length"}
-        axes = {"input_ids": text, "last_hidden_state": text, "pooler_output": {0: BATCH}}
-        outputs = "last_hidden_state", "pooler_output"
-        return Part(wrappers.TextEncoder(model.text_encoder), {"input_ids": ids}, outputs, axes, _config(model.text_encoder.config))
+    if name in model.family.tokenizers:
+        return _text_encoder(name, getattr(model, name), model.family, torch.zeros(1 if sizes.fixed else 2, tokens, dtype=torch.int64))
     if name == "unet":
         states = torch.randn(sizes.batch, tokens, model.unet.config.cross_attention_dim)
         example = {"sample": torch.randn(sizes.batch, c, h, w), "timestep": torch.tensor(500.0), "encoder_hidden_states": states}
         size = {0: BATCH, 2: "height", 3: "width"}
         axes = {"sample": size, "encoder_hidden_states": {0: BATCH, 1: "sequence_length"}, "out_sample": size}
-        return Part(wrappers.Unet(model.unet), example, ("out_sample",), axes, _config(model.unet))
+        if model.text_encoder_2 is not None:
+            example["text_embeds"] = torch.randn(sizes.batch, model.text_encoder_2.config.projection_dim)
+            example["time_ids"] = torch.tensor([sizes.height, sizes.width, 0, 0, sizes.height, sizes.width]).float().repeat(sizes.batch, 1)
+            axes |= {"text_embeds": {0: BATCH}, "time_ids": {0: BATCH}}
+        return Part(name, wrappers.Unet(model.unet), example, ("out_sample",), axes, _config(model.unet))
     if name == "vae_decoder":
         axes = {"latent_sample": latent, "sample": {0: BATCH, 2: f"latent_height * {f}", 3: f"latent_width * {f}"}}
-        return Part(wrappers.VAEDecoder(model.vae), {"latent_sample": torch.randn(1, c, h, w)}, ("sample",), axes, vae)
+        return Part(name, wrappers.VAEDecoder(model.vae), {"latent_sample": torch.randn(1, c, h, w)}, ("sample",), axes, vae)
     axes = {
         "sample": {0: BATCH, 2: "sample_height", 3: "sample_width"},
         "latent_parameters": {0: BATCH, 2: f"sample_height / {f}", 3: f"sample_width / {f}"},
     }
-    return Part(wrappers.VAEEncoder(model.vae), {"sample": torch.randn(1, 3, h * f, w * f)}, ("latent_parameters",), axes, vae)
+    return Part(name, wrappers.VAEEncoder(model.vae), {"sample": torch.randn(1, 3, h * f, w * f)}, ("latent_parameters",), axes, vae)
+
+
+def _text_encoder(name: str, encoder: Any, family: Family, ids: Tensor) -> Part:
+    text, config = {0: BATCH, 1: "sequence_length"}, _config(encoder.config)
+    axes = {"input_ids": text, "last_hidden_state": text}
+    if family is StableDiffusion:
+        axes["pooler_output"] = {0: BATCH}
+        return Part(name, wrappers.TextEncoder(encoder), {"input_ids": ids}, ("last_hidden_state", "pooler_output"), axes, config)
+    layers = tuple(f"hidden_states.{i}" for i in range(encoder.config.num_hidden_layers + 1))
+    first = ("text_embeds", "last_hidden_state") if hasattr(encoder, "text_projection") else ("last_hidden_state", "pooler_output")
+    axes |= dict.fromkeys(layers, text) | {name: {0: BATCH} for name in first if name != "last_hidden_state"}
+    config["output_hidden_states"] = True
+    return Part(name, wrappers.AllStates(encoder, family), {"input_ids": ids}, (*first, *layers), axes, config)
 
 
 def write_rest(model: TextToImage, folder: Path) -> None:
-    """The tokenizer, the scheduler and the index."""
-    model.tokenizer.save_pretrained(folder / "tokenizer")
+    """The tokenizers, the scheduler and the index."""
+    for name in model.family.tokenizers.values():
+        getattr(model, name).save_pretrained(folder / name)
     scheduler = {"_class_name": "DDIMScheduler", **model.scheduler_config}
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(folder / "model_index.json", _index(scheduler["_class_name"]))
+    write_json(folder / "model_index.json", _index(model, scheduler["_class_name"]))
 
 
 class NamedParts:
@@ -130,17 +192,25 @@ class NamedParts:
         self._run_once, self._batch = run, batch
 
     def text_encoder(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, pooled = self._run("text_encoder", {"input_ids": ids})
-        return hidden, pooled
+        return self._text("text_encoder", ids)
 
-    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        return self._run("unet", {"sample": sample, "timestep": timestep.float(), "encoder_hidden_states": states})[0]
+    def text_encoder_2(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self._text("text_encoder_2", ids)
+
+    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor, *added: Tensor) -> Tensor:
+        inputs = {"sample": sample, "timestep": timestep.float(), "encoder_hidden_states": states}
+        return self._run("unet", inputs | dict(zip(StableDiffusionXL.added, added, strict=False)))[0]
 
     def vae_decoder(self, latents: Tensor) -> Tensor:
         return self._run("vae_decoder", {"latent_sample": latents})[0]
 
     def vae_encoder(self, pixels: Tensor) -> Tensor:
         return self._run("vae_encoder", {"sample": pixels})[0]
+
+    def _text(self, name: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+        made = self._run(name, {"input_ids": ids})
+        pooled = next(output for output in made if output.dim() == 2)
+        return made[0] if len(made) == 2 else made[-2], pooled  # of every layer's states, those before the last layer
 
     def _run(self, name: str, inputs: dict[str, Tensor]) -> list[Tensor]:
         batch, rows = self._batch.get(name), len(next(iter(inputs.values())))
@@ -153,6 +223,10 @@ class NamedParts:
         return [torch.cat(column)[:rows] for column in zip(*made, strict=True)]
 
 
+def _rows(value: Tensor, batch: int) -> Tensor:
+    return value[torch.arange(batch) % len(value)] if value.dim() else value
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -162,16 +236,20 @@ def _config(part: Any) -> dict[str, Any]:
     return {key: value for key, value in json.loads(part.to_json_string()).items() if key != "_name_or_path"}
 
 
-def _index(scheduler: str) -> dict[str, Any]:
-    absent = {name: [None, None] for name in ("feature_extractor", "image_encoder", "safety_checker")}
+def _index(model: TextToImage, scheduler: str) -> dict[str, Any]:
+    """What `save_pretrained` would write as model_index.json."""
+    family = model.family
+    if family is StableDiffusion:
+        others = {"safety_checker": [None, None], "requires_safety_checker": False}
+    else:
+        others = {ZERO_EMPTY: model.zero_empty, "add_watermarker": False}
     return {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": family.pipeline,
         "_diffusers_version": diffusers.__version__,
-        **absent,
-        "requires_safety_checker": False,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        **others,
         "scheduler": ["diffusers", scheduler],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        **{name: ["transformers", "CLIPTokenizer"] for name in family.tokenizers.values()},
+        **family.parts,
     }

@@ -3,15 +3,16 @@
     e_l(w) = mean |U(x; W_l at w bits) - U(x)|^2 / max |U(x)|^2     one layer narrowed at a time, x from the recorded trajectories
     min  sum_l e_l(w_l) + m sum_l bytes_l(w_l)                       errors of different layers taken as independent, so that squares add
 
-For a size, m is the smallest that keeps to it. For a PSNR, the allowed sum is corrected by what the UNet makes with all layers narrowed
-at once, TRIES times at most; the smallest that passed is taken. A layer (or group) is run once, at its narrowest width, by edgesafe.mil;
-at the other widths, and among the layers of a group, e_l is in proportion to the squared rounding error of the weights. Up to SMALL
-weights a layer is a group and every recorded call is compared; above, GROUPS of neighbours and one call of mixed rows, so that an
+As m falls, one layer after another gets wider, the one first that takes the most error away for its bytes: a path from the smallest UNet to
+the one left as it is. For a size, the last that keeps to it. For a PSNR, the first whose UNet, with all layers narrowed at once, reaches
+it: found by bisection from where the sum foretells it, in TRIES runs. A layer (or group) is run once, at its narrowest width, by
+edgesafe.mil; at the other widths, and among the layers of a group, e_l is in proportion to the squared rounding error of the weights. Up to
+SMALL weights a layer is a group and every recorded call is compared; above, GROUPS of neighbours and one call of mixed rows, so that an
 SD-1.5-sized UNet is called 2 + GROUPS + TRIES times.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from .recorded import Recorded
 
 METHOD = "palettize"
 SMALL, GROUPS, TRIES = 100_000_000, 48, 8
+RECORDS = 512  # bytes, about, that a narrow weight's further records and padding take
 MIB = 2**20
 
 
@@ -37,8 +39,33 @@ class Layer:
     bytes: dict[int, float]  # by width
     error: dict[int, float]  # by width: squared, of the weights at first and of the output once that is measured; 0 at FULL
 
-    def best(self, multiplier: float) -> int:
-        return min(self.bytes, key=lambda width: (self.error[width] + multiplier * self.bytes[width], width))
+    def steps(self) -> Iterator[tuple[float, int]]:
+        """(error taken away for each byte, wider width), from the narrowest width on along the lower hull: ever less."""
+        width = min(self.bytes)
+        while further := [other for other in self.bytes if self.bytes[other] > self.bytes[width] and other > width]:
+            gains = {w: (self.error[width] - self.error[w]) / (self.bytes[w] - self.bytes[width]) for w in further}
+            width = max(further, key=lambda w: (gains[w], w))
+            yield gains[width], width
+
+
+class Path:
+    """The widths at each step, from every layer at its narrowest to every layer as it is, with their foretold error and their bytes."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        rows = [(gain, layer, width) for layer in layers for gain, width in layer.steps()]
+        self._steps, self._first = sorted(rows, key=lambda row: -row[0]), {layer.name: min(layer.bytes) for layer in layers}
+        now = dict(self._first)
+        self.error, self.bytes = [sum(max(x.error.values()) for x in layers)], [sum(x.bytes[now[x.name]] for x in layers)]
+        for _, layer, width in self._steps:
+            self.error.append(self.error[-1] - layer.error[now[layer.name]] + layer.error[width])
+            self.bytes.append(self.bytes[-1] - layer.bytes[now[layer.name]] + layer.bytes[width])
+            now[layer.name] = width
+
+    def __len__(self) -> int:
+        return len(self.error)
+
+    def __getitem__(self, place: int) -> dict[str, int]:
+        return self._first | {layer.name: width for _, layer, width in self._steps[:place]}
 
 
 def choose(
@@ -55,11 +82,12 @@ def choose(
         advance(0.7 * (done + 1) / len(groups))
     kept = package.bytes - sum(package.weights[name].bytes for name in names)
     amount, unit = goal
+    path, tries = Path(layers), 1
     if unit == "MiB":
-        widths = _within(layers, amount * MIB * unet.share - kept, goal, kept / MIB)
-        found, tries = unet.psnr(_dense(package, widths, {})), 1
+        widths = path[_within(path, amount * MIB * unet.share - kept, kept)]
+        found = unet.psnr(_dense(package, widths, {}))
     else:
-        widths, found, tries = _reaching(layers, package, unet, amount + 10 * math.log10(unet.pieces), advance)
+        widths, found, tries = _reaching(path, package, unet, amount + 10 * math.log10(unet.pieces), advance)
     facts = {
         "goal": f"{amount:g}{unit}",
         "psnr_db": round(found, 2),
@@ -80,64 +108,44 @@ def _measured(package: Package, group: Sequence[str], floors: Mapping[str, int],
         for width in sorted((width for width in WIDTHS[METHOD] if width >= floors[name]), reverse=True):
             form = narrow(values, width, METHOD, package.newest)
             dense = form.dense()
-            sizes[width], errors[width] = form.bytes, float(np.square(dense.astype(np.float32) - values, dtype=np.float32).sum(dtype=float))
+            sizes[width], errors[width] = (
+                form.bytes + RECORDS,
+                float(np.square(dense.astype(np.float32) - values, dtype=np.float32).sum(dtype=float)),
+            )
             narrowest[name] = torch.from_numpy(dense)
         layers.append(Layer(name, sizes, errors))
     gain = unet.error(narrowest) / max(sum(max(layer.error.values()) for layer in layers), 1e-30)
     return [replace(layer, error={width: gain * error for width, error in layer.error.items()}) for layer in layers]
 
 
-def _within(layers: Sequence[Layer], limit: float, goal: tuple[float, str], kept_mib: float) -> dict[str, int]:
-    """The least error whose layers take at most `limit` bytes."""
-    least = sum(min(layer.bytes.values()) for layer in layers)
-    if least > limit:
-        smallest = least / MIB + kept_mib
+def _within(path: Path, limit: float, kept: float) -> int:
+    """The last place whose layers take at most `limit` bytes. `kept`: bytes of the file that stay."""
+    if path.bytes[0] > limit:
+        smallest, asked = ((size + kept) / MIB for size in (path.bytes[0], limit))
         raise EdgeSafeError(
-            f"--mixed {goal[0]:g}{goal[1]}: with every layer as narrow as it may be, this file takes {smallest:.2f} MiB "
-            f"({kept_mib:.2f} of them stay as they are), and {limit / MIB + kept_mib:.2f} are asked for. Ask for more"
+            f"--mixed {asked:.2f}MiB: with every layer as narrow as it may be, this file takes {smallest:.2f} MiB, "
+            f"{kept / MIB:.2f} of which stay as they are. Ask for more"
         )
-    return _lagrange(layers, lambda found: sum(layer.bytes[found[layer.name]] for layer in layers) <= limit, narrow_passes=True)
+    return max(place for place, size in enumerate(path.bytes) if size <= limit)
 
 
 def _reaching(
-    layers: Sequence[Layer], package: Package, unet: Recorded, goal_db: float, advance: Callable[[float], None]
+    path: Path, package: Package, unet: Recorded, goal_db: float, advance: Callable[[float], None]
 ) -> tuple[dict[str, int], float, int]:
-    """(widths, their PSNR, runs): the smallest found whose PSNR, with all layers narrowed at once, is at least `goal_db`."""
-    full = {layer.name: FULL for layer in layers}
-    best, found_db, cache = full, unet.psnr({}), {}
-    if found_db < goal_db:
-        raise EdgeSafeError(f"--mixed {goal_db:g}dB: with no layer narrowed at all the UNet reaches {found_db:.1f} dB. Ask for less")
-    allowed, low, high, tries = 10 ** (-goal_db / 10), 0.0, math.inf, 0  # allowed sum of errors: `low` passes, `high` fails
-    for tries in range(1, TRIES + 1):
-        widths = _lagrange(layers, lambda found: sum(layer.error[found[layer.name]] for layer in layers) <= allowed, narrow_passes=False)  # noqa: B023
-        psnr_db = unet.psnr(_dense(package, widths, cache))
+    """(widths, their PSNR, runs): the first place found whose PSNR, with all layers narrowed at once, is at least `goal_db`."""
+    low, high, found, tries = -1, len(path) - 1, unet.psnr({}), 0  # places: one that fails, one that passes
+    if found < goal_db:
+        raise EdgeSafeError(f"--mixed {goal_db:g}dB: with no layer narrowed at all the UNet reaches {found:.1f} dB. Ask for less")
+    allowed, cache = 10 ** (-goal_db / 10), {}
+    while high - low > 1 and tries < TRIES:
+        place = next(place for place, error in enumerate(path.error) if error <= allowed or place == len(path) - 1)
+        if not low < place < high or tries > TRIES // 2:
+            place = (low + high) // 2
+        psnr_db, tries = unet.psnr(_dense(package, path[place], cache)), tries + 1
+        low, high, found = (low, place, psnr_db) if psnr_db >= goal_db else (place, high, found)
+        allowed = path.error[place] * 10 ** ((psnr_db - goal_db) / 10)
         advance(0.7 + 0.3 * tries / TRIES)
-        if psnr_db >= goal_db:
-            low = allowed
-            if _bytes(layers, widths) <= _bytes(layers, best):
-                best, found_db = widths, psnr_db
-            if psnr_db < goal_db + 0.1 or all(width == min(layer.bytes) for layer, width in zip(layers, widths.values(), strict=True)):
-                break
-        else:
-            high = allowed
-        allowed *= 10 ** ((psnr_db - goal_db - 0.03) / 10)
-        if not low < allowed < high:
-            allowed = math.sqrt(low * high) if low else high / 2
-    return best, found_db, tries
-
-
-def _lagrange(layers: Sequence[Layer], fits: Callable[[Mapping[str, int]], bool], narrow_passes: bool) -> dict[str, int]:
-    """The widths of the multiplier at the edge of `fits`: the smallest that fits if narrow ones do, else the largest."""
-    low, high = -120.0, 40.0  # powers of 2: from all wide to all narrow
-    for _ in range(60):
-        middle = (low + high) / 2
-        narrow = fits({layer.name: layer.best(2.0**middle) for layer in layers}) == narrow_passes
-        low, high = (low, middle) if narrow else (middle, high)
-    return {layer.name: layer.best(2.0 ** (high if narrow_passes else low)) for layer in layers}
-
-
-def _bytes(layers: Sequence[Layer], widths: Mapping[str, int]) -> float:
-    return sum(layer.bytes[widths[layer.name]] for layer in layers)
+    return path[high], found, tries
 
 
 def _dense(package: Package, widths: Mapping[str, int], cache: dict[tuple[str, int], Tensor]) -> dict[str, Tensor]:

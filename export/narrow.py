@@ -19,7 +19,7 @@ from .job import Job
 from .mlpackage import Package, Weight, rewrite
 from .palettes import FULL, WIDTHS, Form, narrow
 
-PARTS = ("text_encoder", "unet")
+PARTS = ("text_encoder", "text_encoder_2", "unet")
 ENDS = re.compile(r"conv_in_|conv_out_|(time|add|class)_embedding_|position_embedding_")  # in a weight's name
 MIB = 2**20
 

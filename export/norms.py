@@ -21,7 +21,8 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None, bias: T
     grouped = x.unflatten(1, (num_groups, -1))  # (B, G, C / G, ...)
     axes = list(range(2, grouped.ndim))
     c = grouped - grouped.mean(axes, keepdim=True)
-    m = (c.abs().amax(axes, keepdim=True) * (1 / PEAK)).clamp(min=max(FLOOR, root / 200))  # (B, G, 1, ...); root / m stays below 256
+    floor = torch.full((1,), max(FLOOR, root / 200), device=x.device)  # root / m stays below 256
+    m = torch.maximum(c.abs().amax(axes, keepdim=True) * (1 / PEAK), floor)  # (B, G, 1, ...)
     y = c / m
     variance = y.square().mean(axes, keepdim=True) + (torch.full((1,), root, device=x.device) / m).square()
     y = (y / variance.sqrt()).reshape(shape)

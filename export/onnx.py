@@ -6,8 +6,8 @@ the graph.
 """
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,15 +18,13 @@ from torch import Tensor
 from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
-from . import graph, layout, onnx_int4, onnx_int8, wrappers
+from . import fixed, graph, layout, onnx_int4, onnx_int8, overflow, wrappers
 from .compression import Compression
 from .config import ExportConfig
-from .half import to_half
 from .job import Job
-from .layout import BATCH, PARTS, NamedParts, Part, Sizes
+from .layout import NamedParts, Part, Sizes
 from .onnx_session import session
-
-NARROWED = {"int8": ("text_encoder", "unet", "vae_decoder"), "int4": ("text_encoder", "unet")}
+from .parity import Recording
 
 
 @dataclass(frozen=True)
@@ -35,25 +33,25 @@ class Onnx:
     sizes: Sizes
     compression: Compression | None
     gate_db: float  # what a compressed part has to reach; layers stay wide until it does
+    encoders: tuple[str, ...]  # the text encoders
 
     name: ClassVar[str] = "onnx"
     default_precision: ClassVar[str] = "fp32"
     packages: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
-    parts: ClassVar[tuple[str, ...]] = PARTS
 
     @classmethod
     def plan(cls, config: ExportConfig, model: TextToImage) -> "Onnx":
         layout.refuse(config, "ONNX")
-        precision, compression = config.precision_of(cls.default_precision), config.compression()
-        if compression and precision == "fp16":
-            raise EdgeSafeError(f"--precision fp16 with --quantize {compression.name}: give one; what is not narrowed stays fp32")
-        return cls(precision, layout.sizes(config, model, "an ONNX"), compression, config.gate_db)
+        precision, compression = layout.precision(config, cls.default_precision), config.compression()
+        return cls(precision, layout.sizes(config, model, "an ONNX"), compression, config.gate_db, tuple(model.family.tokenizers))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return layout.parts(self.encoders)
 
     @property
     def narrowed(self) -> tuple[str, ...]:
-        if self.compression is None:
-            return ()
-        return NARROWED[self.compression.name]
+        return layout.narrowed(self.compression, self.encoders)
 
     @property
     def height(self) -> int:
@@ -68,21 +66,26 @@ class Onnx:
 
     def facts(self, model: TextToImage) -> dict[str, Any]:
         """For the manifest's `target`."""
-        dynamic = [] if self.sizes.fixed else [BATCH, "height", "width"]
-        batch = {"batch": self.sizes.batch} if self.sizes.fixed else {}
-        return {"height": self.height, "width": self.width, **batch, "dynamic": dynamic, "opset": graph.OPSET}
+        wide = {"fp32_parts": self._wide(model)} if self.precision == "fp16" else {}
+        return {**self.sizes.facts(), "opset": graph.OPSET, **wide}
 
-    def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None]) -> None:
-        for name in PARTS:
+    def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None], recording: Recording | None = None) -> None:
+        for name in self.parts:
             begin(name)
             part = layout.part(name, model, self.sizes)
             (folder / name).mkdir()
             with tempfile.TemporaryDirectory(dir=folder) as scratch, wrappers.plain_attention(model.unet):
                 made = graph.trace(part.module, part.example, part.outputs, part.axes, Path(scratch))
-            if self.precision == "fp16":
-                to_half(made)
+            if self.sizes.fixed:
+                fixed.fold(made.model)
             check(name, made.model, part)
-            graph.save(made, folder / name / "model.onnx")
+            path = folder / name / "model.onnx"
+            if self.precision == "fp32" or name in self._wide(model):
+                graph.save(made, path)
+            else:
+                calls = recording.calls.get(name, []) if recording else []
+                with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                    overflow.write_half(made, layout.compared(name, model, self.sizes), calls, self.gate_db, path, Path(scratch))
             layout.write_json(folder / name / "config.json", part.config)
         layout.write_rest(model, folder)
 
@@ -90,27 +93,32 @@ class Onnx:
         self, part: str, wide: Path, narrow: Path, compression: Compression, job: Job, advance: Callable[[float], None]
     ) -> dict[str, Any]:
         method = {"int8": onnx_int8, "int4": onnx_int4}[compression.name]
-        declared = layout.part(part, job.model, self.sizes)
+        declared = layout.compared(part, job.model, self.sizes)
         return method.compress(declared, wide, narrow, job.recording.calls[part], self.gate_db, advance)
 
     def wider(self, compression: Compression) -> tuple[Compression, ...]:
-        return (replace(compression, bits=8),) if compression.bits == 4 else ()
+        return layout.wider(compression)
 
     def open(self, folder: Path) -> NamedParts:
-        return open_parts(folder)
+        return open_parts(folder, self.parts)
 
     def files(self, part: str) -> str:
         return part
 
+    @staticmethod
+    def _wide(model: TextToImage) -> list[str]:
+        """Parts that stay fp32 in an fp16 export."""
+        return ["vae_encoder", "vae_decoder"] if model.vae_overflows else []
 
-def open_parts(folder: Path) -> NamedParts:
+
+def open_parts(folder: Path, names: Sequence[str]) -> NamedParts:
     """An ONNX export as parity.Parts, on the CPU with torch's number of threads."""
-    opened = {name: session(folder / name / "model.onnx") for name in PARTS}
+    sessions = {name: session(folder / name / "model.onnx") for name in names}
 
     def run(name: str, inputs: dict[str, Tensor]) -> list[Tensor]:
-        return [torch.from_numpy(array) for array in opened[name].run(None, {key: value.numpy() for key, value in inputs.items()})]
+        return [torch.from_numpy(array) for array in sessions[name].run(None, {key: value.numpy() for key, value in inputs.items()})]
 
-    declared = {name: one.get_inputs()[0].shape[0] for name, one in opened.items()}
+    declared = {name: one.get_inputs()[0].shape[0] for name, one in sessions.items()}
     return NamedParts(run, {name: batch for name, batch in declared.items() if isinstance(batch, int)})
 
 

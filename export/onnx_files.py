@@ -1,20 +1,17 @@
-"""ONNX files that are narrowed: reading and writing graphs whose weights may lie beside them, and meeting the gate."""
+"""ONNX files that are narrowed: reading and writing graphs whose weights may lie beside them."""
 
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from torch import Tensor, nn
 
-from . import layout, parity
+from . import narrowing
 from .graph import DATA_LIMIT
-from .layout import Part
+from .narrowing import Run, Step
 from .onnx_session import session
-from .rounding import Call, Choice
-
-ATTEMPTS = 3
 
 
 def read(folder: Path) -> ModelProto:
@@ -46,28 +43,29 @@ def write(model: ModelProto, folder: Path) -> None:
         onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}_data", size_threshold=1024)
 
 
-def reach(gate_db: float, attempt: Callable[[float], Choice], part: Part, folder: Path, calls: Sequence[Call]) -> tuple[Choice, float]:
-    """`attempt` writes folder/model.onnx aiming at a PSNR; where the file itself stays below the gate it is asked for as much more.
+def layers(model: ModelProto, module: nn.Module) -> tuple[list[str], dict[str, NodeProto]]:
+    """Names of the layers that may be narrow, and module's name -> node of each Conv and MatMul with a weight."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    modules = [name for name, _ in module.named_modules()]
+    steps, nodes = [], {}
+    for node in model.graph.node:
+        name = None
+        if node.op_type in ("Conv", "MatMul") and node.input[1] in weights:
+            scope = ".".join(node.name.strip("/").split("/")[:-1])  # /module/unet/conv_in/Conv
+            name = narrowing.module_name(scope, modules)
+            nodes[name] = node
+        values = () if node.op_type == "Shape" else tuple(node.input)  # of a shape nothing of the values comes through
+        steps.append(Step(values, tuple(node.output), name, node.op_type == "Conv"))
+    fed = {value.name for value in model.graph.input} - narrowing.TIMED
+    return narrowing.inner(steps, fed), nodes
 
-    Returns the last attempt's choice and its worst PSNR over `calls` in dB.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    layout.write_json(folder / "config.json", part.config)
-    asked_db = gate_db
-    for _ in range(ATTEMPTS):
-        choice = attempt(asked_db)
-        found_db = measure(folder / "model.onnx", part, calls)
-        if found_db >= gate_db:
-            break
-        asked_db += gate_db - found_db
-    return choice, found_db
 
+def opened(path: Path) -> Run:
+    one = session(path)
+    names = [value.name for value in one.get_outputs()]
 
-def measure(path: Path, part: Part, calls: Iterable[Call]) -> float:
-    """The worst PSNR of the file over these calls, in dB."""
-    opened, worst = session(path), parity.IDENTICAL_DB
-    for inputs, outputs in calls:
-        feeds = {name: value.to(part.example[name].dtype).numpy() for name, value in zip(part.example, inputs, strict=True)}
-        for reference, got in zip(outputs, opened.run(list(part.outputs), feeds), strict=True):
-            worst = min(worst, parity.compare(path.parent.name, reference, torch.from_numpy(got))[0])
-    return worst
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        made = one.run(names, {name: value.numpy() for name, value in inputs.items()})
+        return dict(zip(names, map(torch.from_numpy, made), strict=True))
+
+    return run

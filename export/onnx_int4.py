@@ -7,7 +7,8 @@ Linear layers that 4 bits would cost too much keep 8, with the same blocks: roun
 first and the last convolution and all that depends on the timestep alone stay fp32.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +17,28 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 
-from edgesafe.errors import EdgeSafeError
-
-from . import onnx_files, rounding
+from . import layout, narrowing, onnx_files, rounding
 from .layout import Part
-from .onnx_int8 import candidates
-from .rounding import Call, Choice
+from .rounding import Call
 
 DOMAIN = "com.microsoft"
 
 
-def compress(part: Part, wide: Path, narrow: Path, calls: list[Call], gate_db: float, advance: Callable[[float], None]) -> dict[str, Any]:
+def compress(
+    part: Part, wide: Path, narrow: Path, calls: Sequence[Call], gate_db: float, advance: Callable[[float], None]
+) -> dict[str, Any]:
     """From the fp32 folder `wide` to `narrow`; facts for the manifest. Raises: EdgeSafeError where no layer can take 4 bits."""
-    graph = onnx_files.read(wide).graph
-    nodes = candidates(graph, part.module)
-    kinds = {node.name: node.op_type for node in graph.node}
-    linear = [name for name, node in nodes.items() if kinds[node] == "MatMul"]
-    rows = [rounding.first_row(call) for call in rounding.probes(calls)]
-    found = rounding.errors(part.module, linear, rounding.WEIGHT_4, {}, rows, gate_db, lambda done: advance(0.8 * done))
-    fixed = rounding.error(part.module, dict.fromkeys(nodes, rounding.WEIGHT_8), {}, rows)
-    sizes = {name: part.module.get_submodule(name).weight.numel() for name in linear}
+    names, nodes = onnx_files.layers(onnx_files.read(wide), part.module)
+    linear = [name for name in names if nodes[name].op_type == "MatMul"]
+    narrow.mkdir(parents=True)
+    layout.write_json(narrow / "config.json", part.config)
 
-    def attempt(psnr_db: float) -> Choice:
-        choice = rounding.choose(found, sizes, rounding.allowed(rows, psnr_db), fixed)
-        if not choice.narrow:
-            raise EdgeSafeError(f"{wide.name}: no layer can take 4 bits at {gate_db:g} dB. Try --quantize int8, or lower --gate")
+    def write(bits: Mapping[str, int]) -> None:
         model = onnx_files.read(wide)
-        four = {nodes[name] for name in choice.narrow}
-        quantize(model, {node: 4 if node in four else 8 for node in nodes.values()}, wide)
+        quantize(model, {nodes[name].name: row for name, row in bits.items()}, wide)
         onnx_files.write(model, narrow)
-        return choice
 
-    choice, found_db = onnx_files.reach(gate_db, attempt, part, narrow, rounding.probes(calls))
-    return {
-        "int4_layers": len(choice.narrow),
-        "int8_linear_layers": choice.wide,
-        "int8_convolutions": len(nodes) - len(linear),
-        "probed_db": round(found_db, 2),
-    }
+    return narrowing.int4(part, names, linear, calls, gate_db, write, partial(onnx_files.opened, narrow / "model.onnx"), advance)
 
 
 def quantize(model: ModelProto, bits: Mapping[str, int], folder: Path) -> None:

@@ -10,75 +10,34 @@ those layers that rounding.choose names, so that the gate is passed. A CPU witho
 them in 16 bits.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
-from torch import nn
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgesafe.errors import EdgeSafeError
-
-from . import onnx_files, rounding
+from . import layout, narrowing, onnx_files, rounding
 from .layout import Part
-from .rounding import Call, Choice, Seen
-
-TIME = "timestep"
-FEW = 8  # calls; the text encoder and the VAE are called once for a few pictures, and others leave their ranges:
-ROOM = 1.25  # ranges this much wider lost 1.4 dB on the recorded pictures and won 2.8 dB (VAE) and 11.7 dB (text encoder) on seven others
+from .rounding import Call, Seen
 
 
-def compress(part: Part, wide: Path, narrow: Path, calls: list[Call], gate_db: float, advance: Callable[[float], None]) -> dict[str, Any]:
+def compress(
+    part: Part, wide: Path, narrow: Path, calls: Sequence[Call], gate_db: float, advance: Callable[[float], None]
+) -> dict[str, Any]:
     """From the fp32 folder `wide` to `narrow`; facts for the manifest. Raises: EdgeSafeError where no layer can be int8."""
-    nodes = candidates(onnx_files.read(wide).graph, part.module)
-    seen = rounding.observe(part.module, list(nodes), calls[::2], lambda done: advance(0.2 * done))
-    if len(calls) < FEW:
-        seen = {name: row.wider(ROOM) for name, row in seen.items()}
-    macs = {name: row.macs for name, row in seen.items()}
-    rows = [rounding.first_row(call) for call in rounding.probes(calls)]
-    found = rounding.errors(part.module, list(nodes), rounding.INT8, seen, rows, gate_db, lambda done: advance(0.2 + 0.6 * done))
+    names, nodes = onnx_files.layers(onnx_files.read(wide), part.module)
+    narrow.mkdir(parents=True)
+    layout.write_json(narrow / "config.json", part.config)
 
-    def attempt(psnr_db: float) -> Choice:
-        choice = rounding.choose(found, macs, rounding.allowed(rows, psnr_db))
-        if not choice.narrow:
-            raise EdgeSafeError(f"{wide.name}: no layer can be int8 at {gate_db:g} dB. Leave out --quantize, or lower --gate")
+    def write(seen: Mapping[str, Seen]) -> None:
         model = onnx_files.read(wide)
-        quantize(model, {nodes[name]: seen[name] for name in choice.narrow}, wide)
+        quantize(model, {nodes[name].name: row for name, row in seen.items()}, wide)
         onnx_files.write(model, narrow)
-        return choice
 
-    choice, found_db = onnx_files.reach(gate_db, attempt, part, narrow, rounding.probes(calls))
-    share = sum(macs[name] for name in choice.narrow) / sum(macs.values())
-    return {
-        "int8_layers": len(choice.narrow),
-        "fp32_layers": choice.wide,
-        "int8_multiplications": round(share, 4),
-        "probed_db": round(found_db, 2),
-    }
-
-
-def candidates(graph: GraphProto, module: nn.Module) -> dict[str, str]:
-    """Module's name -> node's name of each Conv and MatMul with a weight that may be int8."""
-    weights = {tensor.name for tensor in graph.initializer}
-    weighted = [node for node in graph.node if node.op_type in ("Conv", "MatMul") and node.input[1] in weights]
-    timed = {TIME} if any(value.name == TIME for value in graph.input) else set()
-    others = {value.name for value in graph.input} - timed
-    fed = _downstream(graph.node, others)  # depends on more than the time
-    after = _downstream(graph.node, {name for node in weighted for name in node.output}) if weighted else set()
-    before = _upstream(graph.node, {node.input[0] for node in weighted})
-    kept = []
-    for node in weighted:
-        end = node.op_type == "Conv" and (node.input[0] not in after or node.output[0] not in before)
-        if not end and node.input[0] in fed:
-            kept.append(node)
-    return {module_name(node.name, module): node.name for node in kept}
-
-
-def module_name(node: str, module: nn.Module) -> str:
-    """/module/unet/down_blocks.0/proj_in/Conv -> unet.down_blocks.0.proj_in. The exporter's names lack what was not called by forward()."""
-    name = ".".join(node.strip("/").split("/")[:-1]).removeprefix("module.")
-    return next(full for full, _ in module.named_modules() if full == name or full.endswith(f".{name}"))
+    opened = partial(onnx_files.opened, narrow / "model.onnx")
+    return narrowing.int8(part, names, rounding.INT8, calls, gate_db, write, opened, advance)
 
 
 def quantize(model: ModelProto, layers: Mapping[str, Seen], folder: Path) -> None:
@@ -138,19 +97,3 @@ def weight_scale(weight: np.ndarray, axis: int, bias: np.ndarray | None, scale_x
     scale = np.abs(weight).max(axis=others).astype(np.float64) / 127
     least = 0.0 if bias is None else np.abs(bias).astype(np.float64) / (scale_x * 2**30)
     return np.maximum(np.maximum(scale, least), float(np.finfo(np.float32).tiny))
-
-
-def _downstream(nodes: Iterable[NodeProto], names: set[str]) -> set[str]:
-    found = set(names)
-    for node in nodes:
-        if not found.isdisjoint(node.input):
-            found.update(node.output)
-    return found
-
-
-def _upstream(nodes: Any, names: set[str]) -> set[str]:
-    found = set(names)
-    for node in reversed(nodes):
-        if not found.isdisjoint(node.output):
-            found.update(node.input)
-    return found

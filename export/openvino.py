@@ -1,8 +1,8 @@
 """OpenVINO IR in the layout of diffusers, by its own converter: {text_encoder,unet,vae_encoder,vae_decoder}/openvino_model.{xml,bin}.
 
 Batch, height and width are dynamic; names and layouts stand in wrappers.py. fp16 is how the weights are stored (OpenVINO's
-`compress_to_fp16`): a CPU widens them while loading and computes in fp32, a GPU computes in fp16. On CPUs with bf16 instructions OpenVINO
-computes in bf16 unless INFERENCE_PRECISION_HINT says f32, as it does here, so that parity is the file's and not the rounding's.
+`compress_to_fp16`): a CPU widens them while loading and computes in fp32, a GPU computes in fp16. By itself OpenVINO computes in bf16 on
+CPUs that can, and rounds the inputs of layers with 4-bit weights to 8 bits; EXACT turns both off, so that parity is the file's own.
 """
 
 import warnings
@@ -19,28 +19,41 @@ from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
 from . import layout
+from .compression import Compression
 from .config import ExportConfig
-from .layout import BATCH, PARTS, NamedParts, Part, Sizes
+from .job import Job
+from .layout import NamedParts, Part, Sizes
+from .parity import Recording
 
 FILE = "openvino_model.xml"
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
 
 @dataclass(frozen=True)
 class OpenVINO:
     precision: str  # of the stored weights: "fp32" | "fp16"
     sizes: Sizes
+    compression: Compression | None
+    gate_db: float  # what a compressed part has to reach; layers stay wide until it does
+    encoders: tuple[str, ...]  # the text encoders
 
     name: ClassVar[str] = "openvino"
     default_precision: ClassVar[str] = "fp32"
-    packages: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "openvino", "nncf")
-    parts: ClassVar[tuple[str, ...]] = PARTS
+    packages: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "openvino")
 
     @classmethod
     def plan(cls, config: ExportConfig, model: TextToImage) -> "OpenVINO":
-        if config.static:
-            raise EdgeSafeError("--static is for --target onnx: OpenVINO fixes sizes while it loads (`reshape`). Leave it out")
         layout.refuse(config, "OpenVINO")
-        return cls(config.precision_of(cls.default_precision), layout.sizes(config, model, "an OpenVINO"))
+        precision, compression = layout.precision(config, cls.default_precision), config.compression()
+        return cls(precision, layout.sizes(config, model, "an OpenVINO"), compression, config.gate_db, tuple(model.family.tokenizers))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return layout.parts(self.encoders)
+
+    @property
+    def narrowed(self) -> tuple[str, ...]:
+        return layout.narrowed(self.compression, self.encoders)
 
     @property
     def height(self) -> int:
@@ -55,11 +68,11 @@ class OpenVINO:
 
     def facts(self, model: TextToImage) -> dict[str, Any]:
         """For the manifest's `target`."""
-        return {"height": self.height, "width": self.width, "dynamic": [BATCH, "height", "width"], "arithmetic": "fp32 on CPU"}
+        return {**self.sizes.facts(), "arithmetic": "fp32 on CPU"}
 
-    def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None]) -> None:
+    def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None], recording: Recording | None = None) -> None:
         ov = offline.openvino()
-        for name in PARTS:
+        for name in self.parts:
             begin(name)
             part = layout.part(name, model, self.sizes)
             path = folder / name / FILE
@@ -68,14 +81,22 @@ class OpenVINO:
             layout.write_json(folder / name / "config.json", part.config)
         layout.write_rest(model, folder)
 
+    def compress(
+        self, part: str, wide: Path, narrow: Path, compression: Compression, job: Job, advance: Callable[[float], None]
+    ) -> dict[str, Any]:
+        from . import openvino_narrow
+
+        declared, bits = layout.compared(part, job.model, self.sizes), compression.bits or 8
+        return openvino_narrow.compress(declared, wide, narrow, bits, job.recording.calls[part], self.gate_db, advance)
+
+    def wider(self, compression: Compression) -> tuple[Compression, ...]:
+        return layout.wider(compression)
+
     def open(self, folder: Path) -> NamedParts:
-        compiled = {name: compile_file(folder / name / FILE) for name in PARTS}
-
-        def run(name: str, inputs: dict[str, Tensor]) -> list[Tensor]:
-            made = compiled[name]({key: value.numpy() for key, value in inputs.items()})
-            return [torch.from_numpy(array.copy()) for array in made.values()]
-
-        return NamedParts(run, {})
+        compiled = {name: compile_file(folder / name / FILE) for name in self.parts}
+        declared = {name: one.inputs[0].partial_shape[0] for name, one in compiled.items()}
+        fixed = {name: size.get_length() for name, size in declared.items() if size.is_static}
+        return NamedParts(lambda name, inputs: run_compiled(compiled[name], inputs), fixed)
 
     def files(self, part: str) -> str:
         return part
@@ -100,8 +121,13 @@ def convert(part: Part) -> Any:
 
 def compile_file(path: Path) -> Any:
     """An openvino.CompiledModel on the CPU, with torch's number of threads, in fp32 arithmetic."""
-    asked = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    asked = EXACT | {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     return offline.openvino().Core().compile_model(path, "CPU", asked)
+
+
+def run_compiled(compiled: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+    made = compiled({name: value.numpy() for name, value in inputs.items()})
+    return [torch.from_numpy(array.copy()) for array in made.values()]
 
 
 def check(path: Path, part: Part) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgesafe import sampling
 from edgesafe.errors import EdgeSafeError
-from edgesafe.model import TextToImage
+from edgesafe.model import TextToImage, token_ids
 
 from .wrappers import TextEncoder, Unet, VAEDecoder, VAEEncoder
 
@@ -32,23 +32,29 @@ class Parts(Protocol):
     """A pipeline's parts as functions, whatever runs them. `vae_encoder` may be absent from an export."""
 
     def text_encoder(self, ids: Tensor) -> tuple[Tensor, Tensor]: ...  # (N, S) -> (N, S, C), (N, C)
-    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor: ...  # (N, c, h, w), (), (N, S, C)
+    def text_encoder_2(self, ids: Tensor) -> tuple[Tensor, Tensor]: ...  # of Stable Diffusion XL: (N, S) -> (N, S, C), (N, P)
+    def unet(self, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor: ...  # (N, c, h, w), (), conditions as in families.py
     def vae_decoder(self, latents: Tensor) -> Tensor: ...  # (N, c, h, w) -> (N, 3, H, W)
     def vae_encoder(self, pixels: Tensor) -> Tensor: ...  # (N, 3, H, W) -> (N, 2c, h, w)
 
 
 class TorchParts:
     def __init__(self, model: TextToImage) -> None:
-        self._text, self._unet = TextEncoder(model.text_encoder), Unet(model.unet)
+        self._text = {name: TextEncoder(getattr(model, name), model.family) for name in model.family.tokenizers}
+        self._unet = Unet(model.unet)
         self._decoder, self._encoder = VAEDecoder(model.vae), VAEEncoder(model.vae)
 
     @torch.no_grad()
     def text_encoder(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        return self._text(ids)
+        return self._text["text_encoder"](ids)
 
     @torch.no_grad()
-    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        return self._unet(sample, timestep, states)
+    def text_encoder_2(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self._text["text_encoder_2"](ids)
+
+    @torch.no_grad()
+    def unet(self, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
+        return self._unet(sample, timestep, *given)
 
     @torch.no_grad()
     def vae_decoder(self, latents: Tensor) -> Tensor:
@@ -61,10 +67,10 @@ class TorchParts:
 
 @dataclass
 class Recording:
-    """What torch's parts got and gave: for each part a list of (inputs, outputs). All UNet calls share one tensor of text states."""
+    """What torch's parts got and gave: for each part a list of (inputs, outputs). All UNet calls share one set of conditions."""
 
     prompts: tuple[str, ...]
-    ids: Tensor  # (N + 1, S): the prompts and, last, the empty one
+    ids: dict[str, Tensor]  # text encoder -> (N + 1, S): the prompts and, last, the empty one
     noise: Tensor  # (N, c, h, w)
     calls: dict[str, list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]] = field(default_factory=dict)
     picture: Tensor | None = None  # (N, H, W, 3) uint8
@@ -75,9 +81,7 @@ def record(
     model: TextToImage, prompts: Sequence[str], height: int, width: int, advance: Callable[[], None], steps: int = STEPS
 ) -> Recording:
     """Draw the prompts with torch; height, width in pixels. `advance` is called once for each of `steps`."""
-    tokens = model.tokenizer
-    texts = [*prompts, ""]
-    ids = tokens(texts, padding="max_length", max_length=tokens.model_max_length, truncation=True, return_tensors="pt").input_ids
+    ids = {encoder: token_ids(tokenizer, [*prompts, ""]) for encoder, tokenizer in model.tokenizers().items()}
     shape = (model.latent_shape[0], height // model.vae_factor, width // model.vae_factor)
     noise = sampling.starting_latents([SEED + i for i in range(len(prompts))], shape)
     recording = Recording(tuple(prompts), ids, noise, steps=steps)
@@ -90,9 +94,12 @@ def record(
 
 def draw(parts: Parts, model: TextToImage, recording: Recording, advance: Callable[[], None]) -> Tensor:
     """(N, H, W, 3) uint8, from the recording's ids and starting latents."""
-    text = parts.text_encoder(recording.ids)[0]
+    encoded = [getattr(parts, name)(ids) for name, ids in recording.ids.items()]
+    height, width = (side * model.vae_factor for side in recording.noise.shape[2:])
+    given = model.family.conditions(encoded, [*recording.prompts, ""], (height, width), model.zero_empty)
+    text, empty = [rows[:-1] for rows in given], [rows[-1:] for rows in given]
     scheduler, steps = sampling.scheduler("ddim", model.scheduler_config), recording.steps
-    latents = sampling.sample(parts.unet, text[:-1], text[-1:], recording.noise, scheduler, steps, GUIDANCE, callback=lambda *_: advance())
+    latents = sampling.sample(parts.unet, text, empty, recording.noise, scheduler, steps, GUIDANCE, callback=lambda *_: advance())
     pixels = parts.vae_decoder(latents / model.vae.config.scaling_factor)
     return pixels.div(2).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -158,8 +165,11 @@ class _Recorder:
     def text_encoder(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         return self._keep("text_encoder", (ids,), self._parts.text_encoder(ids))
 
-    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        return self._keep("unet", (sample, timestep, states), (self._parts.unet(sample, timestep, states),))[0]
+    def text_encoder_2(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self._keep("text_encoder_2", (ids,), self._parts.text_encoder_2(ids))
+
+    def unet(self, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
+        return self._keep("unet", (sample, timestep, *given), (self._parts.unet(sample, timestep, *given),))[0]
 
     def vae_decoder(self, latents: Tensor) -> Tensor:
         return self._keep("vae_decoder", (latents,), (self._parts.vae_decoder(latents),))[0]

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from edgesafe import mil
+from edgesafe.families import StableDiffusionXL
 
 from .parity import compare
 
 CHUNKS = ("UnetChunk1.mlpackage", "UnetChunk2.mlpackage")
-Call = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # (sample, timestep, states), (prediction,)
-Rows = tuple[Tensor, Tensor, Tensor, Tensor]  # (N, c, h, w), (N,), (N, S, C) and what torch gave (N, c, h, w)
+Call = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # (sample, timestep, *conditions as in families.py), (prediction,)
+Rows = tuple[Tensor, ...]  # (N, c, h, w), (N,), (N, S, C), other conditions (N, ...), and last what torch gave (N, c, h, w)
 
 
 class Recorded:
@@ -23,7 +24,7 @@ class Recorded:
         sizes = [_bytes(package.parent / name) for name in names]
         self.pieces, self.share, self.calls = len(names), sizes[self.own] / sum(sizes), 0
         self.batch = self.programs[0].inputs["sample"].shape[0]
-        rows = [(x, t.float().expand(len(x)), states, made) for (x, t, states), (made,) in calls]
+        rows = [(x, t.float().expand(len(x)), *given, made) for (x, t, *given), (made,) in calls]
         self._rows: list[Rows] = rows if every else [_spread(rows, self.batch)]
         self._reference = [self._run(row, {}, half=False) for row in self._rows]
 
@@ -35,14 +36,15 @@ class Recorded:
 
     def psnr(self, values: Mapping[str, Tensor]) -> float:
         """The worst call's PSNR in dB against torch, in simulated fp16, as at the end of an export."""
-        return min(compare("unet", rows[3], self._run(rows, values, half=True))[0] for rows in self._rows)
+        return min(compare("unet", rows[-1], self._run(rows, values, half=True))[0] for rows in self._rows)
 
     def _run(self, rows: Rows, values: Mapping[str, Tensor], half: bool) -> Tensor:
-        sample, times, states, _ = rows
+        sample, times, states, *added, _ = rows
         fill = torch.arange(-(-len(sample) // self.batch) * self.batch) % len(sample)  # the last call is filled up with copies
         made = []
         for at in fill.split(self.batch):
             known = {"sample": sample[at], "timestep": times[at], "encoder_hidden_states": states[at].transpose(1, 2).unsqueeze(2)}
+            known |= {name: column[at] for name, column in zip(StableDiffusionXL.added, added, strict=False)}
             for place, program in enumerate(self.programs):
                 own = program.replaced(values) if values and place == self.own else program
                 known |= own(half=half, **{name: known[name] for name in program.inputs})
@@ -54,7 +56,7 @@ class Recorded:
 def _spread(rows: Sequence[Rows], batch: int) -> Rows:
     """`batch` rows, from the first recorded call to the last, a different picture each."""
     places = [(round(i * (len(rows) - 1) / max(batch - 1, 1)), i) for i in range(batch)]
-    return tuple(torch.stack([rows[call][column][i % len(rows[call][column])] for call, i in places]) for column in range(4))
+    return tuple(torch.stack([rows[call][column][i % len(rows[call][column])] for call, i in places]) for column in range(len(rows[0])))
 
 
 def _bytes(package: Path) -> int:

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Call = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # a part's inputs and outputs, as parity.Recording has them
+from .layout import Call
+
 SPLIT = 0.02  # of the error allowed; a group that makes more is looked at layer by layer
 LEAST = 1e-3  # a layer with a smaller share is not worth leaving wider
 BLOCK_4 = 32  # inputs that share a scale in 4 bits
@@ -51,7 +52,8 @@ class Seen:
 @dataclass(frozen=True)
 class Rounding:
     weight: Callable[[Tensor], Tensor]
-    activations: bool  # in 8 bits
+    inputs: bool  # rounded to 8 bits
+    outputs: bool  # of convolutions
 
 
 @dataclass(frozen=True)
@@ -166,17 +168,17 @@ def error(module: nn.Module, roundings: Mapping[str, Rounding], seen: Mapping[st
 
 @contextmanager
 def rounded(module: nn.Module, roundings: Mapping[str, Rounding], seen: Mapping[str, Seen]) -> Iterator[None]:
-    """Within the block, these layers compute as if stored so. A convolution's output is rounded with its input, a linear layer's is not."""
+    """Within the block, these layers compute as if stored so."""
     layers = {name: module.get_submodule(name) for name in roundings}
     weights = {name: layer.weight.data for name, layer in layers.items()}
     handles = []
     try:
         for name, layer in layers.items():
             layer.weight.data = roundings[name].weight(layer.weight.data)
-            if roundings[name].activations:
+            if roundings[name].inputs:
                 handles.append(layer.register_forward_pre_hook(lambda _, x, r=seen[name]: (fake(x[0], r.low, r.high), *x[1:])))
-                if isinstance(layer, nn.Conv2d):
-                    handles.append(layer.register_forward_hook(lambda _, x, y, r=seen[name]: fake(y, r.out_low, r.out_high)))
+            if roundings[name].outputs and isinstance(layer, nn.Conv2d):
+                handles.append(layer.register_forward_hook(lambda _, x, y, r=seen[name]: fake(y, r.out_low, r.out_high)))
         yield
     finally:
         for name, layer in layers.items():
@@ -221,6 +223,7 @@ def in_blocks(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return blocks, torch.where(largest == 0, 1.0, largest / -(2 ** (bits - 1)))
 
 
-INT8 = Rounding(round_to_8, activations=True)
-WEIGHT_8 = Rounding(round_to_8, activations=False)
-WEIGHT_4 = Rounding(partial(round_in_blocks, bits=4), activations=False)
+INT8 = Rounding(round_to_8, inputs=True, outputs=True)  # onnxruntime's integer convolution gives integers
+INT8_INPUTS = Rounding(round_to_8, inputs=True, outputs=False)  # OpenVINO's gives fp32
+WEIGHT_8 = Rounding(round_to_8, inputs=False, outputs=False)
+WEIGHT_4 = Rounding(partial(round_in_blocks, bits=4), inputs=False, outputs=False)

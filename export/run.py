@@ -60,6 +60,8 @@ def run(config: ExportConfig, console: Console | None = None) -> Path:
         _gate(target, job, folder, measured, config, at, console)
         for name in (gate.WIDE, gate.TRIAL):
             shutil.rmtree(folder / name, ignore_errors=True)
+        at.begin("finishing")
+        getattr(target, "finish", lambda _: None)(folder)
         at.begin("sealing")
         before = origin.manifest(loaded)
         asked = asdict(config) | {"source": origin.label, "precision": target.precision, "out": out.name}
@@ -110,7 +112,7 @@ def record(target: Target, loaded: model.TextToImage, prompts: tuple[str, ...], 
 
 def _write(target: Target, job: Job, folder: Path, at: Watch) -> dict[str, Any]:
     """All files of the export; facts of the compression for the manifest's `target`."""
-    target.write(job.model, folder, lambda part: at.begin(f"writing {part}"))
+    target.write(job.model, folder, lambda part: at.begin(f"writing {part}"), job.recording)
     if target.compression is None:
         return {}
     wide, facts = folder / gate.WIDE, {}
@@ -137,7 +139,7 @@ def _gate(target: Target, job: Job, folder: Path, measured: dict[str, Any], conf
         passing = gate.narrowest(target, folder, low, job, config.gate_db, at)
         raise EdgeSafeError(gate.refusal(low, config.gate_db, target, passing))
     if low:
-        measured["allowed_loss"] = {"reason": config.allow_loss, "psnr_db": low}
+        measured["allowed_loss"] = {"reason": config.allow_loss, "gate_db": config.gate_db, "psnr_db": low}
         _say(console, f"Allowed below {config.gate_db:g} dB: {gate.decibels(low)}. Reason given: {config.allow_loss}")
 
 

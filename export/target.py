@@ -13,7 +13,11 @@ from .job import Job
 
 
 class Target(Protocol):
-    """`plan` refuses what it cannot express before any work: it sees the model's configs and shapes, not its weights."""
+    """`plan` refuses what it cannot express before any work: it sees the model's configs and shapes, not its weights.
+
+    A target may also have `open_native(folder)`, the system's own runtime as parity.Parts or None, which is then measured beside; and
+    `finish(folder)`, what is left to do when all files are as they will be.
+    """
 
     name: ClassVar[str]
     default_precision: ClassVar[str]
@@ -31,7 +35,9 @@ class Target(Protocol):
     def narrowed(self) -> tuple[str, ...]: ...  # those whose weights `compress` narrows
     def notes(self, model: TextToImage) -> tuple[str, ...]: ...  # what its users must know, one line each
     def facts(self, model: TextToImage) -> dict[str, Any]: ...  # for the manifest's `target`
-    def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None]) -> None: ...  # and read again; begin(part) before each
+    def write(
+        self, model: TextToImage, folder: Path, begin: Callable[[str], None], recording: parity.Recording | None = None
+    ) -> None: ...  # and read again; begin(part) before each; `recording` tells what fp16 must hold
     def compress(
         self, part: str, wide: Path, narrow: Path, compression: Compression, job: Job, advance: Callable[[float], None]
     ) -> dict[str, Any]: ...  # read the part from `wide`, write it to `narrow`; advance(fraction done); facts for the manifest

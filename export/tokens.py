@@ -16,7 +16,6 @@ from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
 COUNT = 1000
-PLACES = ("", "tokenizer")  # Core ML's files lie beside the packages
 WORDS = (
     "a an the of in on with and red blue apple castle sea night portrait photo photograph oil painting neon style sketch watercolor shark "
     "mountains sunset cat dog astronaut riding horse trending highly detailed cinematic lighting bokeh masterpiece unsqueezable xylophone "
@@ -61,28 +60,36 @@ def strings() -> list[str]:
 
 def compare(folder: Path, model: TextToImage) -> dict[str, Any]:
     """For the manifest's `parity`: {"strings", "equal"}. Raises: EdgeSafeError, naming the first string whose ids differ."""
+    found: dict[str, Any] = {"strings": COUNT, "equal": COUNT}
+    for name in model.family.tokenizers.values():
+        place = next((place for place in (folder / name, folder) if (place / "vocab.json").is_file()), None)
+        if place is None:
+            raise EdgeSafeError(f"{folder}: no vocab.json, in it or in {name}/")
+        ours, wanted = Tokenizer.read(place, getattr(model, name).pad_token), _wanted(model.folder / name)
+        _refuse_unlike(place, {text: ours.ids(text) for text in wanted}, wanted)
+        if place == folder:  # Core ML
+            found["notes"] = [_apples(ours, wanted)]
+    return found
+
+
+def _wanted(folder: Path) -> dict[str, list[int]]:
     from transformers import CLIPTokenizerFast
 
-    place = next((folder / name for name in PLACES if (folder / name / "vocab.json").is_file()), None)
-    if place is None:
-        raise EdgeSafeError(f"{folder}: no vocab.json, in it or in tokenizer/")
-    ours = Tokenizer.read(place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = CLIPTokenizerFast.from_pretrained(model.folder / "tokenizer", local_files_only=True)
+        theirs = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     texts = strings()
-    wanted = theirs(texts, truncation=True, max_length=LENGTH).input_ids
-    unlike = [(text, ids, found) for text, ids in zip(texts, wanted, strict=True) if (found := ours.ids(text)) != ids]
+    return dict(zip(texts, theirs(texts, truncation=True, max_length=LENGTH).input_ids, strict=True))
+
+
+def _refuse_unlike(place: Path, ours: dict[str, list[int]], wanted: dict[str, list[int]]) -> None:
+    unlike = [text for text in wanted if ours[text] != wanted[text]]
     if unlike:
-        text, ids, found = unlike[0]
+        first = f"{unlike[0][:60]!r}: {ours[unlike[0]][:8]}, but CLIPTokenizerFast gives {wanted[unlike[0]][:8]}"
         raise EdgeSafeError(
-            f"{place}: vocab.json and merges.txt give other ids than the model's own tokenizer for {len(unlike)} of {len(texts)} "
-            f"strings, first for {text[:60]!r}: {found[:8]}, but CLIPTokenizerFast gives {ids[:8]}"
+            f"{place}: vocab.json and merges.txt give other ids than the model's own tokenizer for {len(unlike)} of {len(wanted)} "
+            f"strings, first for {first}"
         )
-    found: dict[str, Any] = {"strings": len(texts), "equal": len(texts)}
-    if place == folder / PLACES[0]:
-        found["notes"] = [_apples(ours, dict(zip(texts, wanted, strict=True)))]
-    return found
 
 
 def apple_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -6,6 +6,7 @@ done on another thread, because torch's shape functions are Python that reads si
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
@@ -22,8 +23,10 @@ def trace(module: nn.Module, given: Sequence[tuple[int, ...]], lowerings: Loweri
     """`given`: shapes of the inputs, float32. The result has the module's own weights, and differs from an ordinary trace in names only."""
     bare = _without_data(module.eval())
     example = tuple(torch.empty(shape, device="meta") for shape in given)
-    with torch.no_grad(), ThreadPoolExecutor(1) as pool, _Shapes(pool), _Lowered({torch.conv2d: _conv2d, **lowerings}):
-        traced = torch.jit.trace(bare, example, check_trace=False)
+    with warnings.catch_warnings(), torch.no_grad(), ThreadPoolExecutor(1) as pool:
+        warnings.simplefilter("ignore")  # torch's deprecation, and one line for each `if` on a size, which the parity check answers for
+        with _Shapes(pool), _Lowered({torch.conv2d: _conv2d, **lowerings}):
+            traced = torch.jit.trace(bare, example, check_trace=False)
     inside = dict(module.named_modules())
     for name, part in traced.named_modules():
         own = inside[name]

@@ -1,5 +1,7 @@
 """Knows what an export is doing: shows it as bars, names it when disk or memory end, and leaves it for the next command after a kill."""
 
+import shutil
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -8,9 +10,10 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from edgesafe.errors import FullDisk, OutOfMemory, Stopped, is_full_disk, is_out_of_memory
+from edgesafe.errors import EdgeSafeError, FullDisk, OutOfMemory, Stopped, is_full_disk, is_out_of_memory
 
 DOING = ".doing"  # in the unfinished folder
+FULL = 2**16  # bytes; a disk with less left is full
 
 
 class Watch:
@@ -56,8 +59,19 @@ class Watch:
         elif is_out_of_memory(error):
             need = "Nothing was written; close other programs, or use a machine with more memory"
             raise OutOfMemory(f"while {self._doing}: memory ran out. {need}") from error
+        elif _is_foreign(error) and (full := self._full_place()):
+            raise FullDisk(full, f"{self._doing}{'' if full == self._folder else f' (through {full})'}") from error
         elif isinstance(error, KeyboardInterrupt):
             raise Stopped(f"Stopped while {self._doing}. Nothing was written, and earlier exports are as they were") from error
+
+    def _full_place(self) -> Path | None:
+        """Of the places that exports are written through, one without space: coremltools' own error for that names no reason."""
+        places = (self._folder, Path(tempfile.gettempdir())) if self._folder else ()
+        return next((place for place in places if shutil.disk_usage(place).free < FULL), None)
+
+
+def _is_foreign(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, EdgeSafeError)
 
 
 def killed(part: Path) -> str | None:

@@ -5,12 +5,18 @@ ONNX, names and layouts as in Optimum's exports: B pictures, S tokens, C text wi
   unet          sample (B, c, h, w), timestep (), encoder_hidden_states (B, S, C)  -> out_sample (B, c, h, w)
   vae_decoder   latent_sample (B, c, h, w)                                 -> sample (B, 3, fh, fw) in [-1, 1]
   vae_encoder   sample (B, 3, fh, fw)                                      -> latent_parameters (B, 2c, h, w): mean, log-variance
+Stable Diffusion XL:
+  text_encoder     input_ids  -> last_hidden_state, pooler_output, hidden_states.0 ... hidden_states.L (B, S, C) of L layers
+  text_encoder_2   input_ids  -> text_embeds (B, P), last_hidden_state, hidden_states.0 ... hidden_states.L
+  unet             also text_embeds (B, P), time_ids (B, 6)
 
 Core ML, as in the `Resources/` of Apple's ml-stable-diffusion; every shape fixed:
   TextEncoder   input_ids (1, S) float32                                   -> last_hidden_state (1, S, C), pooled_outputs (1, C)
   Unet          sample (B, c, h, w), timestep (B), encoder_hidden_states (B, C, 1, S)  -> noise_pred (B, c, h, w)
   VAEDecoder    z (1, c, h, w)                                             -> image (1, 3, fh, fw)
   VAEEncoder    x (1, 3, fh, fw)                                           -> latent (1, 2c, h, w)
+Stable Diffusion XL: TextEncoder and TextEncoder2 give hidden_embeds (1, S, C), the states before the last layer, and pooled_outputs; the
+Unet also takes time_ids (B, 6) and text_embeds (B, P).
 Neither decoder divides by the VAE's scaling_factor: who calls it does.
 """
 
@@ -23,17 +29,32 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.autograd import Function
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from edgesafe import families
+from edgesafe.families import Family, StableDiffusion, StableDiffusionXL
 
 
 class TextEncoder(nn.Module):
-    def __init__(self, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.text_model = text_encoder.text_model
+    """What the family's UNet reads of it: states (B, S, C), pooled (B, C) or (B, P)"""
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        made = self.text_model(input_ids)
-        return made.last_hidden_state, made.pooler_output
+    def __init__(self, text_encoder: CLIPTextModel | CLIPTextModelWithProjection, family: Family = StableDiffusion) -> None:
+        super().__init__()
+        self.text_model, self.text_projection = text_encoder.text_model, getattr(text_encoder, "text_projection", None)
+        self.family = family
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        return families.encode(self.family, self, input_ids)
+
+
+class AllStates(TextEncoder):
+    """The states of every layer, as Optimum's exports of Stable Diffusion XL have them."""
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        made = self.text_model(input_ids, output_hidden_states=True)
+        if self.text_projection is None:
+            return made.last_hidden_state, made.pooler_output, *made.hidden_states
+        return self.text_projection(made.pooler_output), made.last_hidden_state, *made.hidden_states
 
 
 class AppleTextEncoder(TextEncoder):
@@ -42,18 +63,19 @@ class AppleTextEncoder(TextEncoder):
     The ids come as float32, which holds every whole number below 2^24.
     """
 
-    def __init__(self, text_encoder: CLIPTextModel, tokens: int) -> None:
-        super().__init__(text_encoder)
+    def __init__(self, text_encoder: CLIPTextModel | CLIPTextModelWithProjection, tokens: int, family: Family = StableDiffusion) -> None:
+        super().__init__(text_encoder, family)
         self.eos = text_encoder.config.eos_token_id
         self.register_buffer("mask", torch.full((1, 1, tokens, tokens), -1e4).triu(1))
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         ids = input_ids.to(torch.int32)
         states = self.text_model.embeddings(input_ids=ids)
-        states = self.text_model.encoder(inputs_embeds=states, causal_attention_mask=self.mask).last_hidden_state
-        states = self.text_model.final_layer_norm(states)
+        made = self.text_model.encoder(inputs_embeds=states, causal_attention_mask=self.mask, output_hidden_states=True)
+        made.last_hidden_state = self.text_model.final_layer_norm(made.last_hidden_state)
         ends = ids if self.eos == 2 else (ids == self.eos).to(torch.int32)  # old configs say 2 and mean the largest id
-        return states, states[torch.arange(1), ends.argmax(-1)]
+        pooled = made.last_hidden_state[torch.arange(1), ends.argmax(-1)]
+        return self.family.states(made), pooled if self.text_projection is None else self.text_projection(pooled)
 
 
 class Unet(nn.Module):
@@ -61,15 +83,17 @@ class Unet(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *added: Tensor) -> Tensor:
+        """`added`: text_embeds and time_ids, of Stable Diffusion XL."""
+        conditions = dict(zip(StableDiffusionXL.added, added, strict=True)) if added else None
+        return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=conditions, return_dict=False)[0]
 
 
 class AppleUnet(Unet):
     """The text comes as (B, C, 1, S), the layout that the Neural Engine prefers."""
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return super().forward(sample, timestep, encoder_hidden_states.squeeze(2).transpose(1, 2))
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *added: Tensor) -> Tensor:
+        return super().forward(sample, timestep, encoder_hidden_states.squeeze(2).transpose(1, 2), *added)
 
 
 class VAEDecoder(nn.Module):

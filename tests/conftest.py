@@ -127,6 +127,62 @@ def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder in the shape of Stable Diffusion XL: 64x64 pictures, two levels, two text encoders. Do not write to it."""
+    import torch
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from edgesafe.emoji import tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny") / "sdxl"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        tokens, tokens_2 = tokenizer.build(folder / "tokenizer"), tokenizer.build(folder / "tokenizer_2")
+        tokens_2.pad_token = "!"
+        text = {
+            "vocab_size": len(tokens),
+            "num_attention_heads": 4,
+            "bos_token_id": tokens.bos_token_id,
+            "eos_token_id": tokens.eos_token_id,
+        }
+        large = CLIPTextConfig(hidden_size=24, intermediate_size=48, num_hidden_layers=3, projection_dim=20, hidden_act="gelu", **text)
+        pipeline = StableDiffusionXLPipeline(
+            unet=UNet2DConditionModel(
+                sample_size=16,
+                block_out_channels=(16, 32),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2),
+                attention_head_dim=(2, 4),
+                layers_per_block=1,
+                norm_num_groups=8,
+                cross_attention_dim=16 + 24,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=20 + 6 * 8,
+            ),
+            vae=AutoencoderKL(
+                sample_size=64,
+                down_block_types=("DownEncoderBlock2D",) * 3,
+                up_block_types=("UpDecoderBlock2D",) * 3,
+                block_out_channels=(8, 8, 16),
+                norm_num_groups=4,
+                scaling_factor=0.13025,
+            ),
+            text_encoder=CLIPTextModel(CLIPTextConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, **text)),
+            text_encoder_2=CLIPTextModelWithProjection(large),
+            tokenizer=tokens,
+            tokenizer_2=tokens_2,
+            scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1),
+            add_watermarker=False,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face imagefolder of 8 captioned pictures, 64x64; half of the captions are in the neon style. Do not write to it."""
     from PIL import Image, ImageDraw

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from edgesafe import model
+from edgesafe import model, preparation, presets
 from edgesafe.errors import EdgeSafeError
 
 
@@ -25,6 +25,48 @@ def test_saved_folders_are_stock_pipelines(fixture: str, request: pytest.Fixture
     again = model.load(tmp_path / "saved")
     assert torch.equal(model.encode(again, ["red apple"]), model.encode(net, ["red apple"]))
     torch.testing.assert_close(model.alphas_cumprod(net), stock.scheduler.alphas_cumprod)
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_sdxl_conditions_are_diffusers_own(tiny_sdxl: Path, tmp_path: Path, zeros: bool):
+    folder = copied(tiny_sdxl, tmp_path)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"force_zeros_for_empty_prompt": zeros}))
+    net, stock = model.load(folder), StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
+    prompts = ["red apple", "shark neon style"]
+    states, pooled, ids = model.conditions(net, prompts, (64, 96))
+    empty = model.conditions(net, [""])
+    with torch.no_grad():
+        their, their_empty, their_pooled, their_empty_pooled = stock.encode_prompt(prompts, do_classifier_free_guidance=True)
+    for ours, theirs in ((states, their), (pooled, their_pooled)):
+        torch.testing.assert_close(ours, theirs)
+    for ours, theirs in ((empty[0], their_empty[:1]), (empty[1], their_empty_pooled[:1])):
+        torch.testing.assert_close(ours, theirs)
+        assert bool(ours.any()) is not zeros
+    assert ids.tolist() == [[64, 96, 0, 0, 64, 96]] * 2 and empty[2].tolist() == [[64, 64, 0, 0, 64, 64]]
+    assert torch.equal(model.encode(net, prompts), states)
+
+
+def test_saved_sdxl_folders_are_stock_pipelines(tiny_sdxl: Path, tmp_path: Path):
+    net = model.load(tiny_sdxl)
+    net.zero_empty = False
+    model.save(net, tmp_path / "saved", torch.float32)
+    stock, again = StableDiffusionXLPipeline.from_pretrained(tmp_path / "saved", local_files_only=True), model.load(tmp_path / "saved")
+    assert stock.config.force_zeros_for_empty_prompt is False and again.zero_empty is False
+    assert stock.tokenizer_2.pad_token == again.tokenizer_2.pad_token == "!"
+    for name, module in net.modules().items():
+        ours, theirs = module.state_dict(), getattr(stock, name).state_dict()
+        assert set(ours) == set(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for one, other in zip(model.conditions(again, ["red apple", ""]), model.conditions(net, ["red apple", ""]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_sdxl_is_sketched_and_not_trained(tiny_sdxl: Path):
+    outline = model.sketch(tiny_sdxl)
+    assert set(outline.modules()) == {"text_encoder", "text_encoder_2", "unet", "vae"}
+    assert {p.device.type for module in outline.modules().values() for p in module.parameters()} == {"meta"}
+    with pytest.raises(EdgeSafeError, match="a StableDiffusionXLPipeline; its UNet reads text_embeds and time_ids beside the text"):
+        preparation.set_up(presets.Settings(model=str(tiny_sdxl), data="emoji"), torch.device("cpu"))
 
 
 def test_half_precision_leaves_the_models_own_parts_alone(tiny_sd1: Path, tmp_path: Path):
@@ -64,7 +106,10 @@ def test_damaged_weights_are_named(tiny_sd1: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "FluxPipeline"}, "unknown pipeline class 'FluxPipeline'; known: StableDiffusionPipeline"),
+        (
+            {"_class_name": "FluxPipeline"},
+            "unknown pipeline class 'FluxPipeline'; known: StableDiffusionPipeline, StableDiffusionXLPipeline",
+        ),
         ({"unet": ["diffusers", "UNet2DModel"]}, "unet is a UNet2DModel; EdgeSafe reads UNet2DConditionModel"),
     ],
 )

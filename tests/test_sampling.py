@@ -1,10 +1,11 @@
 """The sampling loop against diffusers' own pipeline, and starting noise that depends on a picture's seed alone."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from edgesafe import model, sampling
@@ -37,6 +38,24 @@ def test_sample_equals_the_diffusers_pipeline(tiny_sd1: Path, guidance: float) -
     with torch.no_grad():
         ours = sampling.sample(unet, text, empty, latents, scheduler, 4, guidance)
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
+def test_sample_equals_the_diffusers_sdxl_pipeline(tiny_sdxl: Path, guidance: float, size: tuple[int, int]) -> None:
+    loaded = model.load(tiny_sdxl)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.set_progress_bar_config(disable=True)
+    height, width = size
+    latents = sampling.starting_latents([1, 2], (4, height // 4, width // 4))
+    prompts = ["red apple", "shark neon style"]
+    asked = {"num_inference_steps": 4, "guidance_scale": guidance, "output_type": "latent"}
+    theirs = pipeline(prompts, height=height, width=width, latents=latents, **asked).images
+    text, empty = model.conditions(loaded, prompts, size), model.conditions(loaded, [""], size)
+    scheduler = sampling.scheduler("ddim", loaded.scheduler_config)
+    ours = sampling.sample(partial(model.predict, loaded), text, empty, latents, scheduler, 4, guidance)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")  # diffusers' DPM-Solver with numpy 2

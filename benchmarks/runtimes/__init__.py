@@ -4,11 +4,18 @@ from pathlib import Path
 
 from edgesafe.errors import EdgeSafeError
 
+from .coreml_runtime import CoreMLRuntime
 from .onnxruntime_runtime import OnnxRuntime
+from .openvino_runtime import OpenVINORuntime
 from .runtime import Runtime
 from .torch_runtime import TorchRuntime
 
-RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "torch": TorchRuntime}  # the first that can is the default
+RUNTIMES: dict[str, type[Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVINORuntime,
+    "torch": TorchRuntime,
+    "coreml": CoreMLRuntime,
+}  # the first that can is the default
 
 
 def check(name: str, flag: str = "--runtime") -> type[Runtime]:
@@ -19,8 +26,6 @@ def check(name: str, flag: str = "--runtime") -> type[Runtime]:
 
 def readers(source: str | Path) -> tuple[list[str], dict[str, str]]:
     """The names of the runtimes that can run `source`, and for the others why not."""
-    if (Path(source) / "Resources").is_dir():
-        return [], dict.fromkeys(RUNTIMES, f"{source} is a Core ML export, which runs on Apple's systems only")
     reasons = {name: cls.why_not(source) for name, cls in RUNTIMES.items()}
     return [name for name, reason in reasons.items() if reason is None], {name: r for name, r in reasons.items() if r is not None}
 

@@ -12,16 +12,18 @@ from torch import Tensor
 
 from edgesafe import sampling
 from edgesafe.errors import EdgeSafeError
+from edgesafe.families import Conditions
 
 
 class Runtime(ABC):
-    """N prompts, S text tokens of width D, latents (C, h, w), pictures H x W px.
+    """N prompts, latents (C, h, w), pictures H x W px; what the UNet reads of prompts stands in edgesafe/families.py.
 
     A subclass fills `tokenizer`, `scheduler_config` and `latent_shape` and writes the three abstract methods.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]  # whose versions a report names
+    untimed: ClassVar[str | None] = None  # why its times and memory are not those of what it stands for; None: they are
 
     tokenizer: Any
     scheduler_config: Mapping[str, Any]
@@ -43,23 +45,23 @@ class Runtime(ABC):
         """Import all that drawing will need, so that a measurement can tell libraries from model."""
 
     @abstractmethod
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """(N, S, D), computed anew each time."""
+    def encode(self, prompts: Sequence[str]) -> Conditions:
+        """A row a prompt, computed anew each time."""
 
     @abstractmethod
-    def unet_call(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        """(B, C, h, w), (), (B, S, D) -> (B, C, h, w)"""
+    def unet_call(self, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
+        """(B, C, h, w), (), conditions of B rows -> (B, C, h, w)"""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (N, C, h, w) -> pictures (N, 3, H, W), about -1 to 1."""
 
-    def states(self, prompts: Sequence[str]) -> Tensor:
-        """(N, S, D) like `encode`, each distinct prompt encoded once in this runtime's life."""
-        cache: dict[str, Tensor] = self.__dict__.setdefault("_states", {})
+    def conditions(self, prompts: Sequence[str]) -> Conditions:
+        """Like `encode`, each distinct prompt encoded once in this runtime's life."""
+        cache: dict[str, Conditions] = self.__dict__.setdefault("_conditions", {})
         if new := [p for p in dict.fromkeys(prompts) if p not in cache]:
-            cache.update(zip(new, self.encode(new), strict=True))
-        return torch.stack([cache[p] for p in prompts])
+            cache.update(zip(new, zip(*self.encode(new), strict=True), strict=True))
+        return tuple(torch.stack(column) for column in zip(*(cache[p] for p in prompts), strict=True))
 
     @torch.no_grad()
     def pixels(
@@ -74,7 +76,7 @@ class Runtime(ABC):
         """One batch of pictures (N, 3, H, W) in [0, 1], not yet rounded to 8 bits."""
         latents = sampling.starting_latents(seeds, self.latent_shape)
         scheduler = sampling.scheduler(sampler, self.scheduler_config)
-        latents = sampling.sample(self.unet_call, self.states(prompts), self.states([""]), latents, scheduler, steps, guidance)
+        latents = sampling.sample(self.unet_call, self.conditions(prompts), self.conditions([""]), latents, scheduler, steps, guidance)
         return (self.decode(latents).float() / 2 + 0.5).clamp(0, 1)
 
     def generate(

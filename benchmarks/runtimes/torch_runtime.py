@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edgesafe.families import Conditions
+
 from .runtime import Runtime
 
 
@@ -44,15 +46,16 @@ class TorchRuntime(Runtime):
 
         import edgesafe.model  # noqa: F401
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
+    def encode(self, prompts: Sequence[str]) -> Conditions:
         from edgesafe import model
 
-        return model.encode(self.model, prompts)
+        return model.conditions(self.model, prompts)
 
     @torch.no_grad()
-    def unet_call(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        return self.model.unet(sample, timestep, states, return_dict=False)[0]
+    def unet_call(self, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
+        from edgesafe import model
+
+        return model.predict(self.model, sample, timestep, *given)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Blob:
         if path.stat().st_size < RECORD:
             raise EdgeSafeError(f"{path}: {path.stat().st_size} bytes, too few for a weight file. {AGAIN}")
         self._bytes = np.memmap(path, np.uint8, mode="c")  # copy-on-write: torch takes no read-only memory without a warning
-        _, version = struct.unpack_from("<II", self._bytes, 0)
+        _, version = struct.unpack("<II", bytes(self._bytes[:8]))
         if version != VERSION:
             raise EdgeSafeError(f"{path}: its header says version {version}, and version {VERSION} is known. {AGAIN}")
 
@@ -37,7 +37,7 @@ class Blob:
         """The bytes of `count` elements of `kind`, not copied. `what`: the tensor, for errors."""
         if offset + RECORD > len(self._bytes):
             raise EdgeSafeError(f"{self.path}: {what} points at byte {offset} of {len(self._bytes)}. {AGAIN}")
-        sentinel, number, size, start, _ = struct.unpack_from("<IIQQQ", self._bytes, offset)
+        sentinel, number, size, start, _ = struct.unpack("<IIQQQ", bytes(self._bytes[offset : offset + 32]))
         if sentinel != SENTINEL:
             raise EdgeSafeError(f"{self.path}: no weight begins at byte {offset}, where {what} points. {AGAIN}")
         if number != kind.blob:

@@ -43,9 +43,8 @@ def lut_to_dense(indices: Array, lut: Array, shape: Array | None = None, vector_
     where = tuple(axis.reshape([n for pair in zip(axis.shape, [1] * len(groups), strict=True) for n in pair]) for axis in where)
     found = table[(*where, split)].reshape(*indices.shape, vector)
     axis = 0 if vector_axis is None else int(vector_axis) % indices.ndim
-    sizes = list(indices.shape)
-    sizes[axis] *= vector
-    return np.moveaxis(found, -1, axis + 1).reshape(sizes)
+    longer = [size * vector if i == axis else size for i, size in enumerate(indices.shape)]
+    return np.moveaxis(found, -1, axis + 1).reshape(longer)
 
 
 def sparse_to_dense(nonzero_data: Array, mask: Array, shape: Array | None = None) -> Array:
@@ -80,7 +79,7 @@ def blockwise_shift_scale(data: Array, scale: Array, offset: Array | None = None
 
 def lut_to_sparse(indices_mask: Array, indices_nonzero_data: Array, lut: Array, vector_axis: Array | None = None) -> tuple[Array, Array]:
     dense = lut_to_dense(sparse_to_dense(indices_nonzero_data, indices_mask), lut, vector_axis=vector_axis)
-    mask = indices_mask if lut.shape[-1] == 1 else np.repeat(indices_mask, lut.shape[-1], int(vector_axis))
+    mask = indices_mask if vector_axis is None else np.repeat(indices_mask, lut.shape[-1], int(vector_axis))
     return mask, dense[mask != 0]
 
 

@@ -61,11 +61,11 @@ def unpack(packed: np.ndarray, bits: int, count: int, signed: bool = False) -> n
     """`count` integers of `bits` < 8 bits from bytes, each byte filled from its lowest bit and indices crossing bytes -> (count,) 8-bit."""
     block = math.lcm(bits, 8) // 8  # bytes after which the pattern repeats
     padded = np.pad(packed, (0, -len(packed) % block)).reshape(-1, block)
-    wide = np.uint8 if block == 1 else np.uint32
-    words = padded[:, 0].astype(wide)
-    for i in range(1, block):
-        words |= padded[:, i].astype(wide) << wide(8 * i)
-    values = ((words[:, None] >> np.arange(0, 8 * block, bits, dtype=wide)) & wide(2**bits - 1)).astype(np.uint8).reshape(-1)[:count]
+    words: np.ndarray = (
+        padded[:, 0] if block == 1 else (padded.astype(np.uint32) << np.arange(0, 8 * block, 8, dtype=np.uint32)).sum(1, np.uint32)
+    )
+    shifts = np.arange(0, 8 * block, bits, dtype=words.dtype)
+    values = ((words[:, None] >> shifts) & words.dtype.type(2**bits - 1)).astype(np.uint8).reshape(-1)[:count]
     if not signed:
         return values
     top = np.uint8(2 ** (bits - 1))

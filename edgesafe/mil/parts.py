@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from edgesafe.errors import EdgeSafeError
+from edgesafe.families import Family, StableDiffusion, StableDiffusionXL
 
 from .program import PROVES, load
 
 UNET, CHUNKS = "Unet", ("UnetChunk1", "UnetChunk2")
+STATES = "last_hidden_state", "hidden_embeds"  # the second: before the last layer, as Stable Diffusion XL takes it
 RUN_HERE = "run by Core ML on this Mac: kernels, speed and placement on another device may differ"
 Call = Callable[..., Mapping[str, Tensor]]
 
@@ -29,7 +31,7 @@ Call = Callable[..., Mapping[str, Tensor]]
 class Stage:
     """One package, ready to be called with tensors by name."""
 
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, tuple[int, ...]]  # name -> shape
     call: Call
 
 
@@ -40,18 +42,37 @@ class CoreMLParts:
         self.proves = PROVES if run == "evaluate" else RUN_HERE
         self._stages: dict[str, Stage] = {}
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) that the UNet takes."""
+        _, c, h, w = self._stage(self._unets[0]).inputs["sample"]
+        return c, h, w
+
+    @property
+    def family(self) -> Family:
+        return StableDiffusionXL if "text_embeds" in self._stage(self._unets[0]).inputs else StableDiffusion
+
+    @property
+    def tokens(self) -> int:
+        """S, the length of a prompt's ids."""
+        return self._stage("TextEncoder").inputs["input_ids"][1]
+
     def text_encoder(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(N, S) -> (N, S, C), (N, C)"""
-        made = [self._call("TextEncoder", input_ids=row.float()) for row in ids.split(1)]
-        return torch.cat([row["last_hidden_state"] for row in made]), torch.cat([row["pooled_outputs"] for row in made])
+        return self._text("TextEncoder", ids)
 
-    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        """(N, c, h, w), (), (N, S, C) -> (N, c, h, w)"""
+    def text_encoder_2(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, S) -> (N, S, C), (N, P)"""
+        return self._text("TextEncoder2", ids)
+
+    def unet(self, sample: Tensor, timestep: Tensor, states: Tensor, *added: Tensor) -> Tensor:
+        """(N, c, h, w), (), (N, S, C), of Stable Diffusion XL also (N, P) and (N, 6) -> (N, c, h, w)"""
         times = timestep.float().expand(self.batch)
         rows = torch.arange(-(-len(sample) // self.batch) * self.batch) % len(sample)
         x, s = sample[rows], states[rows].transpose(1, 2).unsqueeze(2)  # (N, C, 1, S)
-        calls = zip(x.split(self.batch), s.split(self.batch), strict=True)
-        made = [self._unet(sample=a, timestep=times, encoder_hidden_states=b)["noise_pred"] for a, b in calls]
+        inputs = {"sample": x, "encoder_hidden_states": s, **{name: y[rows] for name, y in zip(self.family.added, added, strict=True)}}
+        calls = zip(*(column.split(self.batch) for column in inputs.values()), strict=True)
+        made = [self._unet(timestep=times, **dict(zip(inputs, call, strict=True)))["noise_pred"] for call in calls]
         return torch.cat(made)[: len(sample)]
 
     def vae_decoder(self, latents: Tensor) -> Tensor:
@@ -62,12 +83,21 @@ class CoreMLParts:
         """(N, 3, H, W) -> (N, 2c, h, w)"""
         return torch.cat([self._call("VAEEncoder", x=x)["latent"] for x in pixels.split(1)])
 
+    def _text(self, name: str, ids: Tensor) -> tuple[Tensor, Tensor]:
+        made = [self._call(name, input_ids=row.float()) for row in ids.split(1)]
+        states = next(output for output in STATES if output in made[0])
+        return torch.cat([row[states] for row in made]), torch.cat([row["pooled_outputs"] for row in made])
+
+    @property
+    def _unets(self) -> tuple[str, ...]:
+        return CHUNKS if self._path(CHUNKS[0]).is_dir() and not self._path(UNET).is_dir() else (UNET,)
+
     def _unet(self, **inputs: Tensor) -> Mapping[str, Tensor]:
-        if self._path(UNET).is_dir() or not self._path(CHUNKS[0]).is_dir():
-            return self._call(UNET, **inputs)
-        made = self._call(CHUNKS[0], **inputs)
-        wanted = self._stage(CHUNKS[1]).inputs
-        return self._call(CHUNKS[1], **{name: x for name, x in {**inputs, **made}.items() if name in wanted})
+        made: Mapping[str, Tensor] = {}
+        for name in self._unets:
+            given = {**inputs, **made}
+            made = self._call(name, **{key: given[key] for key in self._stage(name).inputs if key in given})
+        return made
 
     def _call(self, name: str, **inputs: Tensor) -> Mapping[str, Tensor]:
         return self._stage(name).call(**inputs)
@@ -82,7 +112,8 @@ class CoreMLParts:
 
     def _evaluated(self, path: Path) -> Stage:
         program = load(path)
-        return Stage(tuple(program.inputs), lambda **inputs: program(half=self.half, **inputs))
+        shapes = {name: declared.shape for name, declared in program.inputs.items()}
+        return Stage(shapes, lambda **inputs: program(half=self.half, **inputs))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.mlpackage"
@@ -97,4 +128,4 @@ def _predicted(path: Path) -> Stage:
         made = model.predict({key: value.contiguous().numpy().astype(np.float32) for key, value in inputs.items()})
         return {key: torch.from_numpy(np.asarray(value, np.float32)) for key, value in made.items()}
 
-    return Stage(tuple(row.name for row in model.get_spec().description.input), call)
+    return Stage({row.name: tuple(row.type.multiArrayType.shape) for row in model.get_spec().description.input}, call)

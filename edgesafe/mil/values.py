@@ -102,20 +102,20 @@ def read(package: Package, value: Any, what: str) -> Stored:
     kind, shape = declared(package, value.type, what)
     count = math.prod(shape)
     if value.WhichOneof("value") == "blobFileValue":
-        raw = package.blob(value.blobFileValue.fileName).read(value.blobFileValue.offset, kind, count, what)
-        return Stored(kind, shape, raw, in_file=True)
+        mapped = package.blob(value.blobFileValue.fileName).read(value.blobFileValue.offset, kind, count, what)
+        return Stored(kind, shape, mapped, in_file=True)
     written = value.immediateValue.tensor
     field = written.WhichOneof("value")
     if field is None:
         raise EdgeSafeError(f"{package.path}: {what} has no value. The package is damaged: export the model again")
     values = getattr(written, field).values
-    if kind is STRING:
-        raw, found = list(values), len(values)
-    elif field == "bytes":
+    raw: Any = list(values)
+    found: int | str = len(values)
+    if field == "bytes":
         raw = np.frombuffer(bytearray(values), np.uint8)  # bytearray: writable
         found = count if len(raw) == -(-count * kind.bits // 8) else f"{len(raw)} bytes of"
-    else:
-        raw, found = np.array(values, kind.stored).view(np.uint8).reshape(-1), len(values)
+    elif kind is not STRING:
+        raw = np.array(raw, kind.stored).view(np.uint8).reshape(-1)
     if found != count:
         raise EdgeSafeError(f"{package.path}: {what} holds {found} values and declares {count}. The package is damaged: export it again")
     return Stored(kind, shape, raw, in_file=False)

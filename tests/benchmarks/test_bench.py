@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,24 @@ def test_a_core_ml_export_gives_its_sizes(export: Path, paint: Callable, tmp_pat
     _, found = bench(folder)
     assert {row["name"]: row["size_mib"] for row in found["sizes"][0]["components"]} == {"Unet": 0.003, "TextEncoder": 0.001}
     assert {row["status"] for row in found["latency"]} == {"failed"}
-    with pytest.raises(EdgeSafeError, match="--runtimes: .* is a Core ML export"):
+    with pytest.raises(EdgeSafeError, match="--runtimes: .* is no ONNX export"):
         bench(folder, runtimes=("onnxruntime",), out=tmp_path / "other")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself runs there, and is timed")
+def test_a_core_ml_export_is_audited_but_not_timed(export: Path, paint: Callable, tmp_path: Path) -> None:
+    paint({"export": Painter(["neon"]), "emoji:student": Painter([])})
+    folder = tmp_path / "tiny-coreml-fp16"
+    for name in ("Unet", "TextEncoder", "VAEDecoder"):
+        (folder / f"{name}.mlpackage").mkdir(parents=True)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).write_text("{}")
+    artifact.seal(folder, artifact.replace(artifact.read(export), target={"name": "coreml", "precision": "fp16"}))
+    _, found = bench(folder)
+    assert found["leakage"]["status"] == "measured" and found["leakage"]["runtime"] == "coreml"
+    for rows in (found["latency"], found["cold_starts"], found["memory"]):
+        (row,) = [row for row in rows if row["runtime"] == "coreml"]
+        assert row["status"] == "failed" and "evaluated with torch here, which tells no times" in row["reason"]
 
 
 def test_without_a_path_the_newest_that_can_be_run_is_taken(export: Path, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """One contract for every runtime, on the tiny pipeline; and the same pictures from all of them."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from edgesafe import model, sampling
+from edgesafe import artifact, model, sampling
 from edgesafe.benchmarks import runtimes
 from edgesafe.benchmarks.runtimes.runtime import Runtime, latent_shape
 from edgesafe.errors import EdgeSafeError
@@ -16,8 +17,23 @@ PROMPTS, SEEDS = ["red apple neon style", "shark", "red apple neon style"], [3, 
 
 
 @pytest.fixture(scope="module")
-def opened(run_folder: Path, onnx_folder: Path) -> dict[str, Runtime]:
-    return {"torch": runtimes.load(run_folder, "torch"), "onnxruntime": runtimes.load(onnx_folder, "onnxruntime")}
+def coreml_folder(run_folder: Path) -> Path:
+    from edgesafe.export import ExportConfig, run
+
+    return run(ExportConfig(str(run_folder), "coreml", "fp32", parity_steps=1))
+
+
+@pytest.fixture(scope="module")
+def openvino_folder(run_folder: Path) -> Path:
+    from edgesafe.export import ExportConfig, run
+
+    return run(ExportConfig(str(run_folder), "openvino", "fp32", parity_steps=1))
+
+
+@pytest.fixture(scope="module")
+def opened(run_folder: Path, onnx_folder: Path, coreml_folder: Path, openvino_folder: Path) -> dict[str, Runtime]:
+    folders = {"torch": run_folder, "onnxruntime": onnx_folder, "coreml": coreml_folder, "openvino": openvino_folder}
+    return {name: runtimes.load(folder, name) for name, folder in folders.items()}
 
 
 def test_every_runtime_is_tried(opened: dict[str, Runtime]) -> None:
@@ -39,7 +55,7 @@ def test_pictures_do_not_depend_on_the_batch(opened: dict[str, Runtime], name: s
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)
 def test_each_part_equals_the_model(opened: dict[str, Runtime], name: str, run_folder: Path) -> None:
     runtime, reference = opened[name], model.load(run_folder)
-    states = runtime.states([*PROMPTS, ""])
+    (states,) = runtime.conditions([*PROMPTS, ""])
     assert torch.allclose(states, model.encode(reference, [*PROMPTS, ""]), atol=1e-4)
     z = sampling.starting_latents([0, 1], runtime.latent_shape)
     t = torch.tensor(481)
@@ -51,16 +67,16 @@ def test_each_part_equals_the_model(opened: dict[str, Runtime], name: str, run_f
 
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)
 def test_kept_states_survive_the_next_prompts(opened: dict[str, Runtime], name: str) -> None:
-    before = opened[name].states(["a new prompt"]).clone()
-    opened[name].states(["another", "and one more"])
-    assert torch.equal(opened[name].states(["a new prompt"]), before)
+    before = opened[name].conditions(["a new prompt"])[0].clone()
+    opened[name].conditions(["another", "and one more"])
+    assert torch.equal(opened[name].conditions(["a new prompt"])[0], before)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("sampler", ["ddim", "pndm"])
 def test_runtimes_draw_the_same_pictures(opened: dict[str, Runtime], guidance: float, sampler: str) -> None:
-    drawn = [r.pixels(PROMPTS, SEEDS, steps=4, guidance=guidance, sampler=sampler) for r in opened.values()]
-    assert (drawn[0] - drawn[1]).abs().max() < 1e-3
+    first, *others = [r.pixels(PROMPTS, SEEDS, steps=4, guidance=guidance, sampler=sampler) for r in opened.values()]
+    assert all((first - other).abs().max() < 1e-3 for other in others)
 
 
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)
@@ -69,24 +85,70 @@ def test_words_past_the_tokenizers_length(opened: dict[str, Runtime], name: str)
     assert opened[name].words_cut("red apple " * 37 + "red shark pizza") == "shark pizza"
 
 
-def test_load_picks_the_runtime_that_can(run_folder: Path, onnx_folder: Path) -> None:
+def test_load_picks_the_runtime_that_can(run_folder: Path, onnx_folder: Path, coreml_folder: Path, openvino_folder: Path) -> None:
+    assert runtimes.load(openvino_folder).name == "openvino"
+    assert runtimes.load(coreml_folder).name == "coreml"
     assert runtimes.load(run_folder).name == "torch"
     assert runtimes.load(onnx_folder).name == "onnxruntime"
 
 
 def test_wrong_runtimes_are_named(run_folder: Path, onnx_folder: Path) -> None:
-    with pytest.raises(EdgeSafeError, match="--runtime: unknown runtime 'openvino'; known: onnxruntime, torch"):
-        runtimes.load(run_folder, "openvino")
+    with pytest.raises(EdgeSafeError, match="--runtime: unknown runtime 'tensorrt'; known: onnxruntime, .*torch"):
+        runtimes.load(run_folder, "tensorrt")
     with pytest.raises(EdgeSafeError, match="--runtime onnxruntime: .* is no ONNX export"):
         runtimes.load(run_folder, "onnxruntime")
     with pytest.raises(EdgeSafeError, match="--runtime torch: .* holds no torch weights"):
         runtimes.load(onnx_folder, "torch")
 
 
-def test_a_core_ml_export_says_why_it_does_not_run(tmp_path: Path) -> None:
-    (tmp_path / "Resources" / "Unet.mlpackage").mkdir(parents=True)
-    with pytest.raises(EdgeSafeError, match="no runtime here can draw with it: .* is a Core ML export, which runs on Apple's"):
-        runtimes.load(tmp_path)
+def test_half_a_core_ml_export_says_what_is_missing(coreml_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(coreml_folder, tmp_path / "x")
+    shutil.rmtree(tmp_path / "x" / "Unet.mlpackage")
+    with pytest.raises(EdgeSafeError, match=r"no runtime here can draw with it: .* is no Core ML export \(no Unet.mlpackage\)"):
+        runtimes.load(tmp_path / "x")
+    (tmp_path / "x" / "UnetChunk1.mlpackage").mkdir()
+    with pytest.raises(EdgeSafeError, match=r"no Core ML export \(no UnetChunk2.mlpackage\)"):
+        runtimes.load(tmp_path / "x")
+
+
+def test_a_core_ml_export_without_its_facts(coreml_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(coreml_folder, tmp_path / "x")
+    old = artifact.read(tmp_path / "x")
+    artifact.seal(tmp_path / "x", artifact.replace(old, target={"name": "coreml", "batch": 2}))
+    with pytest.raises(
+        EdgeSafeError, match="manifest.json: its target does not say height, width, scaling_factor, scheduler. Export the model again"
+    ):
+        runtimes.load(tmp_path / "x")
+
+
+def test_evaluating_core_ml_files_is_never_timed(opened: dict[str, Runtime]) -> None:
+    on_mac = sys.platform == "darwin"
+    assert (opened["coreml"].untimed is None) == on_mac and opened["torch"].untimed is None and opened["onnxruntime"].untimed is None
+    assert opened["coreml"].parts.run == ("predict" if on_mac else "evaluate")
+
+
+def test_openvino_sends_nothing_home(opened: dict[str, Runtime]) -> None:
+    assert sys.modules["openvino_telemetry"] is None and "openvino" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("unet/openvino_model.xml", "cannot load it"), ("vae_decoder/openvino_model.bin", "cannot load it")]
+)
+def test_a_damaged_openvino_file_is_named(openvino_folder: Path, tmp_path: Path, file: str, message: str) -> None:
+    shutil.copytree(openvino_folder, tmp_path / "x")
+    (tmp_path / "x" / file).write_bytes(b"not what it was")
+    with pytest.raises(EdgeSafeError, match=f"{file.removesuffix('.bin').removesuffix('.xml')}.*{message}"):
+        runtimes.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_a_static_export_draws_any_number_of_pictures(run_folder: Path, tmp_path: Path, opened: dict[str, Runtime], form: str) -> None:
+    from edgesafe.export import ExportConfig, run
+
+    fixed = runtimes.load(run(ExportConfig(str(run_folder), form, "fp32", tmp_path / "x", parity_steps=1, static=True)))
+    assert fixed.unet.batch == 2 and fixed.vae_decoder.batch == 1
+    drawn = [one.pixels(PROMPTS, SEEDS, steps=3) for one in (opened["torch"], fixed)]
+    assert (drawn[0] - drawn[1]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(("file", "message"), [("unet/model.onnx", "cannot load it"), ("unet/config.json", "not valid JSON")])
@@ -112,3 +174,17 @@ def test_latent_shape_of_square_and_other_models() -> None:
 def test_one_seed_a_prompt(opened: dict[str, Runtime]) -> None:
     with pytest.raises(ValueError, match="3 prompts and 2 seeds"):
         opened["torch"].generate(PROMPTS, SEEDS[:2])
+
+
+@pytest.mark.parametrize("form", ["onnx", "coreml", "openvino"])
+def test_runtimes_draw_the_same_sdxl_pictures(tiny_sdxl: Path, tmp_path: Path, form: str) -> None:
+    from edgesafe.export import ExportConfig, run
+
+    folder = run(ExportConfig(str(tiny_sdxl), form, "fp32", tmp_path / "x", parity_steps=1))
+    expected, runtime = runtimes.load(tiny_sdxl), runtimes.load(folder)
+    given = expected.conditions([*PROMPTS, ""])
+    assert [x.shape[1:] for x in given] == [(77, 40), (20,), (6,)] and given[2][0].tolist() == [64, 64, 0, 0, 64, 64]
+    for ours, theirs in zip(runtime.conditions([*PROMPTS, ""]), given, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    drawn = [one.pixels(PROMPTS, SEEDS, steps=3) for one in (expected, runtime)]
+    assert (drawn[0] - drawn[1]).abs().max() < 1e-3 and drawn[0].shape == (3, 3, 64, 64)

@@ -1,11 +1,13 @@
 """Run by test_crash.py as a process of its own: exports a small pipeline in forked children and stops them, again and again.
 
-    killing.py moments SOURCE OUT   one export; before each of its file operations a copy of all its files, which is what a kill would leave
-    killing.py errors SOURCE OUT    crashes, and full disks, at file operations
-    killing.py kills SOURCE OUT     20 SIGKILLs at random times
+    killing.py SOURCE FOLDER
 
-Every line of output is one stop, as JSON. OUT holds a finished export with --force allowed; each stop begins with it in place.
-Forking after the imports pays for them once. One thread, because a forked child has no others.
+moments   one export; before each of its file operations a copy of all its files, which is what a kill would leave
+errors    crashes, and full disks, at file operations
+kills     20 SIGKILLs at random times
+
+Every line of output is one stop, as JSON. FOLDER/place/out holds a finished export with two steps of parity, and each stop is of one that
+would replace it, with one step. Forking after the imports pays for them once. One thread, because a forked child has no others.
 """
 
 import json
@@ -16,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -27,7 +30,7 @@ from transformers import CLIPTokenizerFast  # noqa: F401
 
 from edgesafe import artifact, swap
 from edgesafe.errors import EdgeSafeError
-from edgesafe.export import ExportConfig, run
+from edgesafe.export import ExportConfig, run, tokens
 
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 EVENTS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
@@ -66,7 +69,7 @@ def before_each(root: Path, stop: Callable[[str], None]) -> None:
     sys.addaudithook(hook)
 
 
-def child(source: str, out: Path, stop: Callable[[str], None] | None = None, seconds: float | None = None) -> dict:
+def child(source: str, out: Path, stop: Callable[[str], None] | None = None, seconds: float | None = None, steps: int = 1) -> dict:
     """One export in a fork, stopped by `stop`, or by SIGKILL after `seconds`: its exit status and last words."""
     reading, writing = os.pipe()
     pid = os.fork()
@@ -76,7 +79,7 @@ def child(source: str, out: Path, stop: Callable[[str], None] | None = None, sec
             before_each(out.parent, stop)
         said, code = "", 0
         try:
-            run(ExportConfig(source, "onnx", out=out, force=True, parity_steps=1), Console(quiet=True))
+            run(ExportConfig(source, "onnx", out=out, force=True, parity_steps=steps), Console(quiet=True))
         except EdgeSafeError as error:
             said, code = str(error), 2
         except Crash:
@@ -115,46 +118,57 @@ def moments(source: str, out: Path) -> None:
         (copies / str(number) / "operation").write_text(name)
 
     copies.mkdir()
-    say({"exit": child(source, out, stop)["exit"]})
+    say("moments", child(source, out, stop))
     for copy in sorted(copies.iterdir(), key=lambda path: int(path.name)):
         name = (copy / "operation").read_text()
         (copy / "operation").unlink()
-        say({"operation": name} | state(copy / out.name) | {"healed": healed(copy / out.name)})
+        say("moments", {"operation": name} | state(copy / out.name) | {"healed": healed(copy / out.name)})
 
 
 def errors(source: str, out: Path) -> None:
-    """A crash at every eighth operation and a full disk at every eighth, four apart."""
-    kept, at, more = out.parent.with_name("kept"), 0, True
-    shutil.copytree(out, kept)
-    while more:
-        left = [at]
+    """A crash or, in turn, a full disk at every eleventh operation and at each of the last six."""
+    count = len(list(out.parent.with_name("copies").iterdir()))
+    for at in [*range(0, count - 6, 11), *range(count - 6, count)]:
+        how, left = ("crash", "full")[at % 2], [at]
 
-        def stop(name: str, left: list[int] = left, crash: bool = at % 8 == 0) -> None:
+        def stop(name: str, how: str = how, left: list[int] = left) -> None:
             left[0] -= 1
-            if left[0] < 0:
-                raise Crash if crash else OSError(28, "No space left on device")
+            if left[0] == -1:
+                raise Crash if how == "crash" else OSError(28, "No space left on device")
 
-        done = child(source, out, stop)
-        more = done["exit"] != 0
-        say({"at": at, "how": "crash" if at % 8 == 0 else "full"} | done | state(out))
-        shutil.rmtree(out)
-        shutil.copytree(kept, out)
-        at += 4
+        put_back(out)
+        say("errors", {"at": at, "how": how} | child(source, out, stop) | state(out))
 
 
 def kills(source: str, out: Path) -> None:
+    put_back(out)
     begun = time.monotonic()
     child(source, out)
-    length, chance = time.monotonic() - begun, random.Random(0)
-    for at in range(20):
-        killed = child(source, out, seconds=chance.uniform(0, 1.1 * length))
-        say(killed | state(out) | {"next": child(source, out)["exit"] if at % 5 == 4 else None, "after": state(out)["beside"]})
+    length, chance, killed = time.monotonic() - begun, random.Random(0), 0
+    while killed < 20:
+        done = child(source, out, seconds=chance.uniform(0, length))
+        killed += done["exit"] == -signal.SIGKILL
+        found = state(out)
+        again = {"next": child(source, out)["exit"], "after": state(out)["beside"]} if killed % 5 == 0 else {}
+        say("kills", done | found | again)
 
 
-def say(row: dict) -> None:
-    print(json.dumps(row), flush=True)
+def put_back(out: Path) -> None:
+    shutil.rmtree(out.parent)
+    shutil.copytree(out.parent.with_name("kept"), out.parent)
+
+
+def say(mode: str, row: dict) -> None:
+    print(json.dumps({"mode": mode} | row), flush=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"moments": moments, "errors": errors, "kills": kills}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]).resolve())
+    pipeline, place = sys.argv[1], Path(sys.argv[2]).resolve() / "place" / "out"
+    place.parent.mkdir(parents=True)
+    tokens._wanted = cache(tokens._wanted)
+    tokens._wanted(Path(pipeline) / "tokenizer")  # once, and not in each child
+    child(pipeline, place, steps=2)
+    shutil.copytree(place.parent, place.parent.with_name("kept"))
+    for mode in (moments, errors, kills):
+        mode(pipeline, place)

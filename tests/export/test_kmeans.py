@@ -7,10 +7,10 @@ from edgesafe.export import kmeans
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
-    "normal": RNG.standard_normal(4000) * 0.03,
-    "heavy tails": RNG.standard_t(3, 4000) * 0.01,
-    "three heaps": np.concatenate([RNG.normal(-0.3, 0.01, 1000), RNG.normal(0, 0.05, 2000), RNG.normal(0.5, 0.002, 500)]),
-    "far from zero": RNG.uniform(99, 101, 3000),
+    "normal": RNG.standard_normal(1200) * 0.03,
+    "heavy tails": RNG.standard_t(3, 1200) * 0.01,
+    "three heaps": np.concatenate([RNG.normal(-0.3, 0.01, 400), RNG.normal(0, 0.05, 700), RNG.normal(0.5, 0.002, 100)]),
+    "far from zero": RNG.uniform(99, 101, 1200),
 }
 
 

@@ -1,7 +1,9 @@
 """What can be exported, where it goes, and the command."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ from click.testing import CliRunner
 from edgesafe import artifact
 from edgesafe.cli import main
 from edgesafe.errors import EdgeSafeError
-from edgesafe.export import TARGETS, ExportConfig, mlprogram, run, source
+from edgesafe.export import TARGETS, ExportConfig, run, source
 
 from .conftest import make_run
+
+SHOWN = ("target", "parity_steps", "gate_db", "attention", "keep_erased")  # whose defaults --help shows
 
 
 def test_a_run_that_did_not_finish_is_refused(tiny_sd1: Path, tmp_path: Path) -> None:
@@ -44,8 +48,6 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_text_encoder_is_refused_before_any_work(tiny_sd1: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "pipe"
     shutil.copytree(tiny_sd1, folder)
     index = folder / "model_index.json"
@@ -88,10 +90,14 @@ def test_a_plain_model_is_its_own_control(onnx_fp16: Path, tiny_sd2: Path) -> No
 def test_the_command_takes_the_newest_run_and_names_it(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(tiny_sd1, tmp_path / "runs" / "one")
-    done = CliRunner().invoke(main, ["export", "--precision", "fp16"])
+    done = CliRunner().invoke(main, ["export", "--precision", "fp16", "--parity-steps", "2"])
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[0] == "Exporting runs/one (the newest finished run) to onnx, fp16"
-    assert "parity dB" in done.output and done.output.rstrip().endswith("Export: runs/one-onnx-fp16")
+    assert (
+        "worst dB" in done.output
+        and "Tokenizer: 1000 of 1000" in done.output
+        and done.output.rstrip().endswith("Export: runs/one-onnx-fp16")
+    )
     assert artifact.read(Path("runs/one-onnx-fp16")).target["precision"] == "fp16"
     again = CliRunner().invoke(main, ["export", "--precision", "fp16"])
     assert again.exit_code == 2 and "runs/one-onnx-fp16 exists" in again.stderr
@@ -118,10 +124,36 @@ def test_help_needs_no_torch() -> None:
     assert "--target" in done.stdout
 
 
-def test_coreml_says_what_it_did_not_measure(tiny_sd2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlprogram, "convert", lambda *given: given[-1].mkdir())
-    monkeypatch.setattr(mlprogram, "check", lambda *_: None)
-    done = CliRunner().invoke(main, ["export", str(tiny_sd2), "--target", "coreml", "--batch", "1", "--out", str(tmp_path / "out")])
+def test_the_command_says_what_apples_package_lacks_and_what_the_figures_prove(mini: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    shutil.copytree(mini, folder)
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    schedule.write_text(schedule.read_text().replace('"epsilon"', '"v_prediction"'))
+    asked = ["export", str(folder), "--target", "coreml", "--batch", "1", "--out", str(tmp_path / "out"), "--parity-steps", "1"]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 2 and "the model predicts v_prediction" in done.stderr and not (tmp_path / "out").exists()
+    done = CliRunner().invoke(main, [*asked, "--own-scheduler"])
     assert done.exit_code == 0, done.output
-    for line in ("Note: prediction_type is v_prediction", "Note: the UNet takes batch 1", "Parity: not measured on this platform"):
+    for line in (
+        "Note: prediction_type is v_prediction",
+        "Note: the UNet takes batch 1",
+        "not Apple's kernels",
+        "Apple's Swift tokenizer gives",
+    ):
         assert line in done.output
+    made = artifact.read(tmp_path / "out")
+    assert made.steps[-1].config["own_scheduler"] and made.target["made_from"]["beside"] == "../mini"
+    assert made.target["made_from"]["weights"]["unet"] == [artifact.sha256(folder / "unet" / "diffusion_pytorch_model.safetensors")]
+
+
+def test_help_lists_every_option_under_a_heading() -> None:
+    from edgesafe.commands.export import GROUPS, export
+
+    listed = [name for names in GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(parameter.name for parameter in export.params if parameter.name != "source")
+    done = CliRunner().invoke(main, ["export", "--help"])
+    assert done.exit_code == 0 and all(f"{heading}:" in done.output for heading in GROUPS)
+    names = {field.name for field in fields(ExportConfig)}
+    assert names == {parameter.name for parameter in export.params}
+    defaults = ExportConfig()
+    assert all(parameter.default == getattr(defaults, parameter.name) for parameter in export.params if parameter.name in SHOWN)

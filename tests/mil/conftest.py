@@ -1,7 +1,6 @@
 """Small programs built with coremltools, saved and read again."""
 
 import contextlib
-import gc
 import io
 import itertools
 import logging
@@ -22,13 +21,12 @@ Build = Callable[..., Any]  # MIL variables -> MIL variables, with coremltools' 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """coremltools draws bars, and leaves temporary folders to the garbage collector, which warns of each."""
+    """coremltools draws bars, and leaves temporary folders behind, of which Python warns."""
     for name in ("coremltools", "coremltools.converters"):
         logging.getLogger(name).setLevel(logging.ERROR)  # it warns of every torch newer than the last it was tried with
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-        gc.collect()
 
 
 class Saver:

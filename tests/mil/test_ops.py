@@ -341,7 +341,7 @@ def inputs() -> dict[str, np.ndarray]:
     return {"x": x, "y": y, "p": p, "square": square, "i": np.array([[0, 1], [3, 2], [1, 1]], np.int32)}
 
 
-@pytest.mark.parametrize("target", ["iOS16", "iOS17", "iOS18"])
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(evaluate: Callable[..., list[Tensor]], family: str, target: str) -> None:
     cases = FAMILIES[family] | (LATER if (family, target) == ("layers", "iOS18") else {})

@@ -64,7 +64,7 @@ def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Te
 UNARY = (
     "abs acos asin atan atanh ceil cos cosh erf exp exp2 floor logical_not round sign sin sinh sqrt square tan tanh"
 ).split()  # MIL's names are torch's
-BINARY = {
+BINARY: dict[str, Any] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
