@@ -49,7 +49,7 @@ class Tokenizer:
             raise EdgeSafeError(f"{error.filename}: cannot be read ({error.strerror})") from error
         except ValueError as error:
             raise EdgeSafeError(f"{folder}: vocab.json or merges.txt is damaged ({error})") from error
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         wrong = next((pair for pair in pairs if len(pair) != 2), None)
         if wrong:
             raise EdgeSafeError(f"{merges}: the line {' '.join(wrong)!r} is not a pair")
@@ -57,7 +57,7 @@ class Tokenizer:
         lacking = [token for token in special if token not in words]
         if lacking:
             raise EdgeSafeError(f"{vocab}: no {lacking[0]!r}, so not a CLIP tokenizer's")
-        return cls(words, {pair: rank for rank, pair in enumerate(pairs)}, special)
+        return cls(words, {(first, second): rank for rank, (first, second) in enumerate(pairs)}, special)
 
     def ids(self, text: str, length: int = LENGTH) -> list[int]:
         """Start, the text's ids as far as they fit into `length`, end; not padded."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-R, R_GROUPS = 32, 12  # places tried on either side of a cut, of one palette and of many in one go
+R, R_GROUPS = 32, 16  # places tried on either side of a cut, of one palette and of many in one go
 SPANS, SHRINK = (2.0, 1.0, 0.5), 8  # reach of a cut's places in cells, for each round of search; divided once no group gets better
 CODES = 2**16
 CHUNK = 2**22  # weights at a time, because numpy turns codes into 64-bit indices

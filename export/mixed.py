@@ -1,17 +1,16 @@
 """`--mixed`: a width for each of the UNet's layers, from what narrowing it does to the UNet's output.
 
-    e_l(w) = mean |U(x; W_l at w bits) - U(x)|^2 / max |U(x)|^2     one layer narrowed at a time, x from the recorded trajectories
+    e_l(w) = mean |U(x; W_l at w bits) - U(x)|^2 / max |U(x)|^2      one layer narrowed at a time, x from recorded trajectories
     min  sum_l e_l(w_l) + m sum_l bytes_l(w_l)                       errors of different layers taken as independent, so that squares add
 
 As m falls, one layer after another gets wider, the one first that takes the most error away for its bytes: a path from the smallest UNet to
 the one left as it is. For a size, the last that keeps to it. For a PSNR, the first whose UNet, with all layers narrowed at once, reaches
 it: found by bisection from where the sum foretells it, in TRIES runs. A layer (or group) is run once, at its narrowest width, by
 edgesafe.mil; at the other widths, and among the layers of a group, e_l is in proportion to the squared rounding error of the weights. Up to
-SMALL weights a layer is a group and every recorded call is compared; above, GROUPS of neighbours and one call of mixed rows, so that an
-SD-1.5-sized UNet is called 2 + GROUPS + TRIES times.
+SMALL weights a layer is a group, run on four batches of rows from the first recorded call to the last, and the PSNR is of every call;
+above, GROUPS of neighbours and one batch for both, so that an SD-1.5-sized UNet is called 2 + GROUPS + TRIES times.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,10 +83,10 @@ def choose(
     amount, unit = goal
     path, tries = Path(layers), 1
     if unit == "MiB":
-        widths = path[_within(path, amount * MIB * unet.share - kept, kept)]
+        widths = path[_within(path, amount * MIB - kept, kept)]
         found = unet.psnr(_dense(package, widths, {}))
     else:
-        widths, found, tries = _reaching(path, package, unet, amount + 10 * math.log10(unet.pieces), advance)
+        widths, found, tries = _reaching(path, package, unet, amount, advance)
     facts = {
         "goal": f"{amount:g}{unit}",
         "psnr_db": round(found, 2),

@@ -42,8 +42,12 @@ def compress(
 
     def opened() -> Run:
         compiled = compile_file(narrow / FILE)
-        names = [value.any_name for value in compiled.outputs]
-        return lambda inputs: dict(zip(names, run_compiled(compiled, inputs), strict=True))
+
+        def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            made = zip(compiled.outputs, run_compiled(compiled, inputs), strict=True)
+            return {name: tensor for value, tensor in made for name in value.names}
+
+        return run
 
     if bits == 8:
         return narrowing.int8(part, names, rounding.INT8_INPUTS, calls, gate_db, write, opened, advance)

@@ -25,7 +25,7 @@ def write_half(traced: Traced, part: Part, calls: Sequence[Call], gate_db: float
     """The part in fp16 at `path`; names of the values that stayed fp32. `part` has the outputs that `calls` hold; `scratch` is empty."""
     probes, plain = [part.cut(call) for call in (rounding.probes(calls) if calls else ())], traced.copy()
     _save(traced, frozenset(), path)
-    if fits(path, part, probes, gate_db):
+    if not probes or fits(path, part, probes, gate_db):  # opening a large file takes a large memory
         return ()
     large = find(plain.copy(), probes, part, scratch)
     _save(plain, large, path)

@@ -46,9 +46,10 @@ def run(config: ExportConfig, console: Console | None = None) -> Path:
     newest = "" if config.source else " (the newest finished run)"
     _say(console, f"Exporting {origin.label}{newest} to {', '.join(form)}")
     out = Path(config.out) if config.out else origin.place(*form)
-    if doing := watch.killed(artifact.unfinished(out)):
-        _say(console, f"Note: the export into {out} before this one was killed while {doing}; what it left is removed")
+    killed = watch.killed(artifact.unfinished(out))
     with artifact.staged(out, config.force) as folder, Watch(console, folder) as at:
+        if killed:
+            _say(console, f"Note: the export into {out} before this one was killed while {killed}; what it left is removed")
         at.begin("reading the model")
         loaded = model.load(origin.label)
         for note in target.notes(loaded):

@@ -29,6 +29,13 @@ def test_any_characters_give_the_ids_of_clip_tokenizer_fast(folder: Path) -> Non
     assert not [text for text, ids in zip(texts, wanted, strict=True) if ours.ids(text) != ids]
 
 
+def test_a_padding_token_of_its_own_is_cut_out_of_the_text(folder: Path) -> None:
+    ours, theirs = Tokenizer.read(folder, "!"), CLIPTokenizerFast.from_pretrained(folder, pad_token="!")
+    texts = ["!", "red apple!", "hi!!! there ?!", "a ! b", "<|endoftext|>!x"]
+    assert [ours.ids(text) for text in texts] == theirs(texts).input_ids
+    assert ours.ids("!") != Tokenizer.read(folder).ids("!")
+
+
 def test_the_rules_one_by_one() -> None:
     assert list(words_of("  It's\ta DOG,2024!? ")) == ["it", "'s", "a", "dog", ",", "2", "0", "2", "4", "!?"]
     assert list(words_of("e\u0301 ΑΣ")) == ["\u00e9", "ας".replace("ς", "σ")]

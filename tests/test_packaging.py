@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 STAGES = {"edgesafe": "edgesafe", "export": "edgesafe.export", "benchmarks": "edgesafe.benchmarks"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-OPTIONAL = {"openvino"}  # imported where it is found
+OPTIONAL = {"optimum"}  # a peer that benchmarks.exporting runs; the dev extra has it
 UNSEEN = {"tensorboard"}  # imported by accelerate, when a run logs
 
 

@@ -28,13 +28,13 @@ class OpenVINOFile(Component):
         except RuntimeError as error:
             why = f"openvino {ov.__version__} cannot load it ({str(error).strip()})"
             raise EdgeSafeError(f"{path}: {why}. Export the run again") from error
-        found = {value.any_name: i for i, value in enumerate(self.compiled.outputs)}
+        found = {value.any_name: i for i, value in enumerate(model.outputs)}  # compiling adds names of its own
         if missing := [name for name in outputs if name not in found]:
             raise EdgeSafeError(f"{path}: no output named {missing[0]!r}, only {', '.join(found)}. Export the run again")
         self.path, self.wanted = path, [found[name] for name in outputs]
-        self.dtypes = {value.any_name: DTYPES[value.element_type.get_type_name()] for value in self.compiled.inputs}
+        self.dtypes = {value.any_name: DTYPES[value.element_type.get_type_name()] for value in model.inputs}
         self.inputs = tuple(self.dtypes)
-        rows = self.compiled.inputs[0].partial_shape[0]
+        rows = model.inputs[0].partial_shape[0]
         self.batch = rows.get_length() if rows.is_static else None
 
     def run(self, shapes: Sequence[Shape], feeds: dict[str, Tensor]) -> list[Tensor]:

@@ -38,15 +38,13 @@ def compress(small_unet: Small, job: Job, to: Path, amount: float, unit: str) ->
     return facts, Recorded(to, job.recording.calls["unet"], every=True).psnr({})
 
 
-def test_a_decibel_goal_is_reached_on_the_written_file_in_less_than_eight_bits(small_unet: Small, job: Job, tmp_path: Path) -> None:
-    facts, psnr_db = compress(small_unet, job, tmp_path / "Unet.mlpackage", 38, "dB")
-    assert 38 <= psnr_db < 39.5 and facts["mixed"]["psnr_db"] == pytest.approx(psnr_db, abs=0.02)
-    assert {"4", "8"} & set(facts["layers_by_bits"]) and len(facts["layers_by_bits"]) >= 3
+def test_a_decibel_goal_is_reached_on_the_written_file_below_the_size_of_even_widths(small_unet: Small, job: Job, tmp_path: Path) -> None:
     narrow.compress("unet", small_unet[1]["iOS17"], tmp_path / "six.mlpackage", Compression("palettize", 6), job, lambda _: None)
     six = Recorded(tmp_path / "six.mlpackage", job.recording.calls["unet"], every=True).psnr({})
-    facts, psnr_db = compress(small_unet, job, tmp_path / "same.mlpackage", six, "dB")
-    assert psnr_db >= six and facts["mixed"]["tries"] <= mixed.TRIES
-    assert Package(tmp_path / "same.mlpackage").bytes < Package(tmp_path / "six.mlpackage").bytes
+    facts, psnr_db = compress(small_unet, job, tmp_path / "Unet.mlpackage", six, "dB")
+    assert six <= psnr_db < six + 1 and facts["mixed"]["psnr_db"] == pytest.approx(psnr_db, abs=0.02)
+    assert len(facts["layers_by_bits"]) >= 3 and facts["mixed"]["tries"] <= mixed.TRIES
+    assert Package(tmp_path / "Unet.mlpackage").bytes < Package(tmp_path / "six.mlpackage").bytes
 
 
 def test_a_size_goal_is_kept_to_and_used(small_unet: Small, job: Job, tmp_path: Path) -> None:
@@ -56,16 +54,21 @@ def test_a_size_goal_is_kept_to_and_used(small_unet: Small, job: Job, tmp_path: 
     assert 0.95 * goal < made <= goal and facts["mib"] == pytest.approx(made, abs=0.001)
 
 
-def test_goals_out_of_reach_say_what_can_be_reached(small_unet: Small, job: Job, tmp_path: Path) -> None:
-    with pytest.raises(EdgeSafeError, match=r"with no layer narrowed at all the UNet reaches \d\d\.\d dB"):
-        compress(small_unet, job, tmp_path / "a.mlpackage", 120, "dB")
-    with pytest.raises(EdgeSafeError, match=r"as narrow as it may be, this file takes \d\.\d\d MiB"):
-        compress(small_unet, job, tmp_path / "b.mlpackage", 0.01, "MiB")
+def test_goals_out_of_reach_say_what_can_be_reached(small_unet: Small, job: Job) -> None:
+    package = Package(small_unet[1]["iOS17"])
+    unet, path = (
+        Recorded(package.path, job.recording.calls["unet"], every=True),
+        mixed.Path([Layer("a", {4: 100.0, FULL: 400.0}, {4: 1.0, FULL: 0.0})]),
+    )
+    with pytest.raises(EdgeSafeError, match=r"--mixed 120dB: with no layer narrowed at all the UNet reaches \d\d\.\d dB"):
+        mixed._reaching(path, package, unet, 120, lambda _: None)
+    with pytest.raises(EdgeSafeError, match=r"as narrow as it may be, this file takes 1\.00 MiB, 1\.00 of which stay"):
+        mixed._within(path, 99.0, mixed.MIB)
 
 
 def test_sensitivity_is_the_measured_change_of_the_output(small_unet: Small, job: Job) -> None:
     package = Package(small_unet[1]["iOS17"])
-    unet = Recorded(package.path, job.recording.calls["unet"], every=True)
+    unet = Recorded(package.path, job.recording.calls["unet"], every=True)  # two calls of two rows: its probes are all of them, twice
     name = next(name for name in package.weights if "mid_block_resnets_0_conv1" in name)
     (layer,) = mixed._measured(package, [name], dict.fromkeys(package.weights, 4), unet)
     direct, shares = copy.deepcopy(small_unet[0].unet), []
@@ -74,7 +77,8 @@ def test_sensitivity_is_the_measured_change_of_the_output(small_unet: Small, job
         full = [direct(*inputs, return_dict=False)[0] for inputs, _ in job.recording.calls["unet"]]
         direct.mid_block.resnets[0].conv1.weight.copy_(_narrow(package, name))
         for (inputs, _), before in zip(job.recording.calls["unet"], full, strict=True):
-            shares.append(((direct(*inputs, return_dict=False)[0] - before).square().mean() / before.square().max()).item())
+            change = (direct(*inputs, return_dict=False)[0] - before).square().flatten(1).mean(1)
+            shares += (change / before.square().flatten(1).amax(1)).tolist()
     assert layer.error[4] == pytest.approx(sum(shares) / len(shares), rel=0.02)
     assert layer.error[4] > layer.error[6] > layer.error[8] > layer.error[FULL] == 0
 
