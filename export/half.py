@@ -3,7 +3,8 @@
 Kept in fp32, with casts around:
 - Softmax, and InstanceNormalization, which is GroupNorm's mean and variance (LayerNormalization by its definition sums in fp32);
 - the time embedding up to its sine and cosine: near the angle 999 fp16 goes in steps of 0.5;
-- arithmetic on sizes, such as 1 / sqrt(d) written as nodes.
+- arithmetic on sizes, such as 1 / sqrt(d) written as nodes;
+- what overflow.py found to be too large.
 Constants beyond fp16's largest number, such as a causal mask's -3.4e38, become +-65504, so that none turns infinite.
 """
 

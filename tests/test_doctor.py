@@ -72,11 +72,11 @@ def test_a_broken_package_is_named_and_harms_nobody(script: str, reason: str, mo
 
 
 def test_abilities_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = doctor.abilities({"cuda": "H200", "mps": False}, None)
+    row = doctor.abilities({"cuda": "H200", "mps": False}, None, None)
     assert row["torch"] == "CPU, H200" and row["onnxruntime"] == "no"
     monkeypatch.setattr(doctor.sys, "platform", "darwin")
-    row = doctor.abilities({"cuda": None, "mps": True}, {"providers": ["CoreMLExecutionProvider"]})
-    assert row["torch"] == "CPU, MPS" and row["Core ML"] in ("convert and predict", "no")
+    row = doctor.abilities({"cuda": None, "mps": True}, {"providers": ["CoreMLExecutionProvider"]}, {"devices": ["CPU"]})
+    assert row["torch"] == "CPU, MPS" and row["Core ML"] in ("convert, evaluate, predict", "no") and row["openvino"] == "CPU"
 
 
 def test_processor_features_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ FEATURES = {  # our name -> the names that Linux and macOS give it; each matters
 }
 EXTRAS = {
     "train": "distil, prune and erase",
-    "export": "write ONNX and Core ML",
+    "export": "write and verify ONNX, Core ML and OpenVINO",
     "bench": "draw pictures, measure, write the report",
 }
 REASONS = {"numpy": "coremltools 9.0 cannot trace a UNet with numpy 2.4 or newer"}
@@ -38,6 +38,7 @@ ASK = {  # asked in a child process each, so that a package that crashes on this
     "torch": "import torch as t; c = t.cuda.is_available(); "
     "print(json.dumps({'cuda': t.cuda.get_device_name(0) if c else None, 'mps': t.backends.mps.is_available()}))",
     "onnxruntime": "import onnxruntime as o; print(json.dumps({'providers': o.get_available_providers()}))",
+    "openvino": "import openvino as o; print(json.dumps({'devices': o.Core().available_devices}))",
 }
 
 
@@ -130,7 +131,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def abilities(torch: dict[str, Any] | None, onnxruntime: dict[str, Any] | None) -> dict[str, str]:
+def abilities(torch: dict[str, Any] | None, onnxruntime: dict[str, Any] | None, openvino: dict[str, Any] | None) -> dict[str, str]:
     """What this machine can run, one line a runtime; None where a package is absent or broken."""
     converts = util.find_spec("coremltools") is not None
     predicts = converts and sys.platform == "darwin"
@@ -138,7 +139,8 @@ def abilities(torch: dict[str, Any] | None, onnxruntime: dict[str, Any] | None) 
     return {
         "torch": devices,
         "onnxruntime": "no" if onnxruntime is None else ", ".join(onnxruntime["providers"]),
-        "Core ML": "convert and predict" if predicts else "convert only; predicting needs macOS" if converts else "no",
+        "openvino": "no" if openvino is None else ", ".join(openvino["devices"]),
+        "Core ML": "convert, evaluate, predict" if predicts else "convert and evaluate; predicting needs macOS" if converts else "no",
     }
 
 
@@ -188,7 +190,7 @@ def doctor() -> None:
     console.print(table)
 
     table = _table("This machine can run", "", "")
-    for row in abilities(answers["torch"], answers["onnxruntime"]).items():
+    for row in abilities(answers["torch"], answers["onnxruntime"], answers["openvino"]).items():
         table.add_row(*row)
     console.print(table)
 

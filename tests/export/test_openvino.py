@@ -15,6 +15,8 @@ from edgesafe.export import ExportConfig, layout, openvino_narrow, rounding, run
 from edgesafe.export.openvino import FILE, OpenVINO, convert
 from edgesafe.export.rounding import Seen
 
+pytestmark = pytest.mark.openvino
+
 
 @pytest.fixture(scope="module")
 def exported(tiny_sd2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
