@@ -88,6 +88,8 @@ def int4(
     advance: Callable[[float], None],
 ) -> dict[str, Any]:
     """Weights of `linear` in 4 bits where they can be, of all other `names` in 8; as `int8` otherwise."""
+    if not linear:
+        raise EdgeSafeError(f"{part.name}: 4 bits need linear layers whose inputs are a multiple of {rounding.BLOCK_4}; it has none")
     probes = rounding.probes(calls)
     rows = [rounding.first_row(call) for call in probes]
     found = rounding.errors(part.module, linear, rounding.WEIGHT_4, {}, rows, gate_db, lambda done: advance(0.8 * done))

@@ -40,6 +40,8 @@ def test_a_file_below_the_gate_is_asked_for_more_and_one_that_cannot_be_is_refus
     assert len(written) == 2 and facts["probed_db"] >= 30, "21 dB at first, 33 at the second attempt"
     with pytest.raises(EdgeSafeError, match="net: no layer can be int8 at 200 dB"):
         narrowing.int8(part, ["0", "2"], rounding.INT8, calls, 200.0, written.append, opened, lambda _: None)
+    with pytest.raises(EdgeSafeError, match="net: 4 bits need linear layers whose inputs are a multiple of 32; it has none"):
+        narrowing.int4(part, ["0", "2"], [], calls, 30.0, written.append, opened, lambda _: None)
     with pytest.raises(EdgeSafeError, match="net: no layer can take 4 bits at 100 dB. Try --quantize int8"):
         narrowing.int4(part, ["0", "2"], ["0", "2"], calls, 100.0, written.append, opened, lambda _: None)
 
