@@ -39,7 +39,7 @@ def test_a_prompt_too_long_is_told(run_folder: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("shark", "neon", "style"), 'the prompt has to stand in quotes: edgesafe generate "shark neon style"'),
-        (("{run}", "shark", "--runtime", "tvm"), "unknown runtime 'tvm'; known: onnxruntime, torch"),
+        (("{run}", "shark", "--runtime", "tvm"), "unknown runtime 'tvm'; known: onnxruntime, openvino, torch, coreml"),
         (("{run}", "shark", "--runtime", "onnxruntime"), "is no ONNX export"),
         (("{run}", "shark", "--sampler", "euler"), "unknown sampler 'euler'; known: ddim, pndm, dpm++"),
         (("{run}", "shark", "-o", "shark.bmp"), "unknown picture format '.bmp'; known: .png"),
