@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from edgesafe import offline
+from edgesafe import intel
 from edgesafe.errors import EdgeSafeError
 from edgesafe.model import TextToImage
 
@@ -71,7 +71,7 @@ class OpenVINO:
         return {**self.sizes.facts(), "arithmetic": "fp32 on CPU"}
 
     def write(self, model: TextToImage, folder: Path, begin: Callable[[str], None], recording: Recording | None = None) -> None:
-        ov = offline.openvino()
+        ov = intel.openvino()
         for name in self.parts:
             begin(name)
             part = layout.part(name, model, self.sizes)
@@ -104,7 +104,7 @@ class OpenVINO:
 
 def convert(part: Part) -> Any:
     """The part as an openvino.Model whose weights are the module's own memory."""
-    ov = offline.openvino()
+    ov = intel.openvino()
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     shapes = [_shape(value, part.axes.get(name, {})) for name, value in part.example.items()]
@@ -122,7 +122,7 @@ def convert(part: Part) -> Any:
 def compile_file(path: Path) -> Any:
     """An openvino.CompiledModel on the CPU, with torch's number of threads, in fp32 arithmetic."""
     asked = EXACT | {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    return offline.openvino().Core().compile_model(path, "CPU", asked)
+    return intel.core().compile_model(path, "CPU", asked)
 
 
 def run_compiled(compiled: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -132,7 +132,7 @@ def run_compiled(compiled: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 def check(path: Path, part: Part) -> None:
     """Read the file again: exactly the inputs, outputs and dynamic sizes that were meant."""
-    read = offline.openvino().Core().read_model(path)
+    read = intel.core().read_model(path)
     found = {value.any_name: str(value.partial_shape) for value in read.inputs}
     meant = {name: str(_shape(value, part.axes.get(name, {}))) for name, value in part.example.items()}
     outputs = tuple(value.any_name for value in read.outputs)
@@ -144,4 +144,4 @@ def check(path: Path, part: Part) -> None:
 
 
 def _shape(value: Tensor, dynamic: dict[int, str]) -> Any:
-    return offline.openvino().PartialShape([-1 if i in dynamic else size for i, size in enumerate(value.shape)])
+    return intel.openvino().PartialShape([-1 if i in dynamic else size for i, size in enumerate(value.shape)])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgesafe import offline
+from edgesafe import intel
 
 from . import layout, narrowing, rounding
 from .layout import Part
@@ -27,8 +27,8 @@ def compress(
     part: Part, wide: Path, narrow: Path, bits: int, calls: Sequence[Call], gate_db: float, advance: Callable[[float], None]
 ) -> dict[str, Any]:
     """From the fp32 folder `wide` to `narrow`; facts for the manifest. Raises: EdgeSafeError where no layer can be so narrow."""
-    ov = offline.openvino()
-    names, nodes = layers(ov.Core().read_model(wide / FILE), part)
+    ov = intel.openvino()
+    names, nodes = layers(intel.core().read_model(wide / FILE), part)
     linear = [
         name for name in names if nodes[name].get_type_name() == "MatMul" and nodes[name].input_value(1).shape[1] % rounding.BLOCK_4 == 0
     ]
@@ -36,7 +36,7 @@ def compress(
     layout.write_json(narrow / "config.json", part.config)
 
     def write(asked: Mapping[str, Any]) -> None:
-        model = ov.Core().read_model(wide / FILE)
+        model = intel.core().read_model(wide / FILE)
         rewrite(model, part, asked)
         ov.save_model(model, narrow / FILE, compress_to_fp16=False)
 
@@ -102,7 +102,7 @@ def in_8(weight: Tensor) -> Any:
 
 def in_4(weight: Tensor) -> Any:
     """(out, in), where in is a multiple of the block."""
-    ov = offline.openvino()
+    ov = intel.openvino()
     from openvino import opset13 as ops
 
     blocks, scales = rounding.in_blocks(weight, 4)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgesafe import offline
+from edgesafe import intel
 from edgesafe.errors import EdgeSafeError
 
 from .layout_runtime import Component, LayoutRuntime, Shape
@@ -21,10 +21,10 @@ DTYPES = {"f32": torch.float32, "f16": torch.float16, "i64": torch.int64, "i32":
 
 class OpenVINOFile(Component):
     def __init__(self, path: Path, outputs: Sequence[str], threads: int | None) -> None:
-        ov = offline.openvino()
+        ov = intel.openvino()
         try:
-            model = ov.Core().read_model(path)
-            self.compiled = ov.Core().compile_model(model, "CPU", EXACT | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
+            model = intel.core().read_model(path)
+            self.compiled = intel.core().compile_model(model, "CPU", EXACT | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
         except RuntimeError as error:
             why = f"openvino {ov.__version__} cannot load it ({str(error).strip()})"
             raise EdgeSafeError(f"{path}: {why}. Export the run again") from error
@@ -55,4 +55,4 @@ class OpenVINORuntime(LayoutRuntime):
         from diffusers import DDIMScheduler  # noqa: F401
         from transformers import CLIPTokenizer  # noqa: F401
 
-        offline.openvino()
+        intel.openvino()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgesafe import artifact, model, offline
+from edgesafe import artifact, intel, model
 from edgesafe.errors import EdgeSafeError
 from edgesafe.export import ExportConfig, layout, openvino_narrow, rounding, run
 from edgesafe.export.openvino import FILE, OpenVINO, convert
@@ -27,7 +27,7 @@ def exported(tiny_sd2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def constants(file: Path) -> dict[str, int]:
     """Element type -> elements of all constants with more than 64."""
     found: dict[str, int] = {}
-    for op in offline.openvino().Core().read_model(file).get_ops():
+    for op in intel.core().read_model(file).get_ops():
         if op.get_type_name() == "Constant" and np.prod(op.shape) > 64:
             kind = op.get_element_type().get_type_name()
             found[kind] = found.get(kind, 0) + int(np.prod(op.shape))
@@ -36,7 +36,7 @@ def constants(file: Path) -> dict[str, int]:
 
 def test_names_layouts_and_any_size(tiny_sd1: Path, tmp_path: Path) -> None:
     out = run(ExportConfig(str(tiny_sd1), "openvino", "fp16", out=tmp_path / "out", parity_steps=1))
-    core = offline.openvino().Core()
+    core = intel.core()
     shapes = {
         part: {v.any_name: str(v.partial_shape) for v in core.read_model(out / part / FILE).inputs} for part in ("unet", "text_encoder")
     }
@@ -61,8 +61,8 @@ def test_nothing_is_sent_home(tmp_path: Path) -> None:
 import socket
 def refuse(*_): raise SystemExit("it wants to connect")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from edgesafe import offline
-ov = offline.openvino()
+from edgesafe import intel
+ov = intel.openvino()
 ov.save_model(ov.Model([ov.opset13.constant(1.0)], [], "m"), "m.xml")
 import openvino.tools.ovc.telemetry_utils as used
 assert used.tm.__name__.endswith("telemetry_stub"), used.tm
@@ -109,7 +109,7 @@ def test_layers_compute_with_the_weights_and_inputs_that_numpy_rounds(bits: int)
     seen = {name: row.wider(1.25) for name, row in rounding.observe(toy, names, [((x,), ())], lambda _: None).items()}
     asked: dict[str, Seen | int] = dict(seen) if bits == 8 else {"middle": 8, "linear": 4}
     openvino_narrow.rewrite(ov_model, part, asked)
-    compiled = offline.openvino().Core().compile_model(ov_model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = intel.core().compile_model(ov_model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def by_hand(layer: torch.nn.Module, name: str) -> None:
         w = layer.weight.detach().numpy()
