@@ -32,7 +32,8 @@ def show(target: Target, folder: Path, measured: Mapping[str, Any], console: Con
 
 
 def _table(target: Target, folder: Path, measured: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{target.name} {target.precision}, {target.width}x{target.height}")
+    form = " ".join([target.name, target.precision, *([target.compression.name] if target.compression else [])])
+    table = Table(title=f"{form}, {target.width}x{target.height}")
     for name in HEAD:
         table.add_column(name, justify="left" if name == HEAD[0] else "right", no_wrap=True)
     for part in target.parts:
