@@ -24,7 +24,11 @@ def with_versions(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> Non
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No child processes."""
-    answers = {"torch": {"cuda": "H200", "mps": False}, "onnxruntime": {"providers": ["CPUExecutionProvider"]}}
+    answers = {
+        "torch": {"cuda": "H200", "mps": False},
+        "onnxruntime": {"providers": ["CPUExecutionProvider"]},
+        "openvino": {"devices": ["CPU"]},
+    }
     monkeypatch.setattr(doctor, "ask", lambda package: (answers[package], None))
 
 
