@@ -16,15 +16,12 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from edgesafe.errors import EdgeSafeError
+from edgesafe import batches
 from edgesafe.families import ZERO_EMPTY, Family, StableDiffusion, StableDiffusionXL
 from edgesafe.model import TextToImage
 
 from . import wrappers
-from .compression import Compression
-from .config import ExportConfig
 
-NARROWED = {"int8": ("text_encoder", "text_encoder_2", "unet", "vae_decoder"), "int4": ("text_encoder", "text_encoder_2", "unet")}
 BATCH = "batch_size"
 Call = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # inputs and outputs, as parity.Recording has them
 Axes = dict[str, dict[int, str]]  # input or output -> position of a dynamic size -> its name
@@ -47,6 +44,10 @@ class Part:
         inputs, outputs = (tuple(_rows(value, batch) for value in side) for side in call)
         return inputs, outputs
 
+    def feeds(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """A call's inputs by name, in the types that these files take."""
+        return {name: value.to(self.example[name].dtype) for name, value in zip(self.example, inputs, strict=True)}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -63,57 +64,11 @@ class Sizes:
         return {"height": self.height, "width": self.width, **dynamic}
 
 
-def refuse(config: ExportConfig, kind: str) -> None:
-    """Raises: EdgeSafeError for options that only a Core ML export has."""
-    for flag, given, why in (
-        ("--batch", config.batch is not None and not config.static, f"an {kind} export takes any batch"),
-        ("--deployment", config.deployment is not None, f"an {kind} export runs wherever its runtime does"),
-        ("--chunked", config.chunked, f"an {kind} export's UNet is one file"),
-        ("--attention", config.attention != "original", f"an {kind} export has one form of attention"),
-        ("--own-scheduler", config.own_scheduler, f"an {kind} export leaves the scheduler to whoever runs it"),
-        ("--vae-encoder", config.vae_encoder, f"an {kind} export always has the VAE's encoder"),
-        ("--palettize", config.palettize is not None, "give --quantize int8 or int4 instead"),
-        ("--mixed", config.mixed is not None, "give --quantize int8 instead, which keeps sensitive layers wide by measurement"),
-    ):
-        if given:
-            raise EdgeSafeError(f"{flag} is for --target coreml: {why}. Leave it out")
-
-
-def sizes(config: ExportConfig, model: TextToImage, kind: str) -> Sizes:
-    """Raises: EdgeSafeError for sizes that the files could not draw."""
-    height, width = config.size(model)
-    step = _step(model)
-    for flag, pixels in (("--height", height), ("--width", width)):
-        if pixels % step and not config.static:
-            raise EdgeSafeError(f"{flag} {pixels}: {kind} export of this model draws multiples of {step} pixels (VAE x UNet levels)")
-    return Sizes(height, width, config.static, config.batch or 2)
-
-
-def precision(config: ExportConfig, default: str) -> str:
-    asked, compression = config.precision_of(default), config.compression()
-    if compression and asked == "fp16":
-        raise EdgeSafeError(f"--precision fp16 with --quantize {compression.name}: give one of them; what is not narrowed stays fp32")
-    return asked
-
-
-def parts(encoders: tuple[str, ...]) -> tuple[str, ...]:
-    return (*encoders, "unet", "vae_encoder", "vae_decoder")
-
-
-def narrowed(compression: Compression | None, encoders: tuple[str, ...]) -> tuple[str, ...]:
-    """The VAE has next to no linear layers, so 4 bits leave it alone."""
-    return tuple(name for name in parts(encoders) if compression and name in NARROWED[compression.name])
-
-
-def wider(compression: Compression) -> tuple[Compression, ...]:
-    return (replace(compression, bits=8),) if compression.bits == 4 else ()
-
-
 def part(name: str, model: TextToImage, sizes: Sizes) -> Part:
     """Where the files take any size, the examples are small: an example's only cost is the time and memory of tracing it."""
     if sizes.fixed:
         return replace(_part(name, model, sizes), axes={})
-    side = 2 * _step(model)
+    side = 2 * step(model)
     return _part(name, model, replace(sizes, height=side, width=side))
 
 
@@ -127,7 +82,7 @@ def compared(name: str, model: TextToImage, sizes: Sizes) -> Part:
     return replace(written, module=wrappers.TextEncoder(encoder, model.family), outputs=outputs)
 
 
-def _step(model: TextToImage) -> int:
+def step(model: TextToImage) -> int:
     """Pixels: the VAE's factor times that of the UNet's levels."""
     return model.vae_factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
 
@@ -213,14 +168,7 @@ class NamedParts:
         return made[0] if len(made) == 2 else made[-2], pooled  # of every layer's states, those before the last layer
 
     def _run(self, name: str, inputs: dict[str, Tensor]) -> list[Tensor]:
-        batch, rows = self._batch.get(name), len(next(iter(inputs.values())))
-        if batch is None or batch == rows:
-            return self._run_once(name, inputs)
-        made = []
-        for begin in range(0, rows, batch):
-            index = torch.arange(begin, begin + batch).clamp(max=rows - 1)
-            made.append(self._run_once(name, {key: value[index] if value.dim() else value for key, value in inputs.items()}))
-        return [torch.cat(column)[:rows] for column in zip(*made, strict=True)]
+        return batches.cut(lambda cut: self._run_once(name, cut), inputs, self._batch.get(name))
 
 
 def _rows(value: Tensor, batch: int) -> Tensor:

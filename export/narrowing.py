@@ -130,8 +130,7 @@ def measure(run: Run, part: Part, calls: Iterable[Call]) -> float:
     """The worst PSNR over these calls, in dB."""
     worst = parity.IDENTICAL_DB
     for inputs, outputs in map(part.cut, calls):
-        feeds = {name: value.to(part.example[name].dtype) for name, value in zip(part.example, inputs, strict=True)}
-        made = run(feeds)
+        made = run(part.feeds(inputs))
         for name, reference in zip(part.outputs, outputs, strict=True):
             worst = min(worst, parity.compare(part.name, reference, made[name])[0])
     return worst

@@ -20,49 +20,18 @@ from edgesafe.model import TextToImage
 
 from . import fixed, graph, layout, onnx_int4, onnx_int8, overflow, wrappers
 from .compression import Compression
-from .config import ExportConfig
 from .job import Job
-from .layout import NamedParts, Part, Sizes
+from .layout import NamedParts, Part
+from .layout_target import LayoutTarget
 from .onnx_session import session
 from .parity import Recording
 
 
 @dataclass(frozen=True)
-class Onnx:
-    precision: str  # "fp32" | "fp16"
-    sizes: Sizes
-    compression: Compression | None
-    gate_db: float  # what a compressed part has to reach; layers stay wide until it does
-    encoders: tuple[str, ...]  # the text encoders
-
+class Onnx(LayoutTarget):
     name: ClassVar[str] = "onnx"
-    default_precision: ClassVar[str] = "fp32"
+    kind: ClassVar[str] = "ONNX"
     packages: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
-
-    @classmethod
-    def plan(cls, config: ExportConfig, model: TextToImage) -> "Onnx":
-        layout.refuse(config, "ONNX")
-        precision, compression = layout.precision(config, cls.default_precision), config.compression()
-        return cls(precision, layout.sizes(config, model, "an ONNX"), compression, config.gate_db, tuple(model.family.tokenizers))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return layout.parts(self.encoders)
-
-    @property
-    def narrowed(self) -> tuple[str, ...]:
-        return layout.narrowed(self.compression, self.encoders)
-
-    @property
-    def height(self) -> int:
-        return self.sizes.height
-
-    @property
-    def width(self) -> int:
-        return self.sizes.width
-
-    def notes(self, model: TextToImage) -> tuple[str, ...]:
-        return ()
 
     def facts(self, model: TextToImage) -> dict[str, Any]:
         """For the manifest's `target`."""
@@ -96,14 +65,8 @@ class Onnx:
         declared = layout.compared(part, job.model, self.sizes)
         return method.compress(declared, wide, narrow, job.recording.calls[part], self.gate_db, advance)
 
-    def wider(self, compression: Compression) -> tuple[Compression, ...]:
-        return layout.wider(compression)
-
     def open(self, folder: Path) -> NamedParts:
         return open_parts(folder, self.parts)
-
-    def files(self, part: str) -> str:
-        return part
 
     @staticmethod
     def _wide(model: TextToImage) -> list[str]:

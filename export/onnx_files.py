@@ -1,6 +1,10 @@
 """ONNX files that are narrowed: reading and writing graphs whose weights may lie beside them."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,8 +12,9 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from . import narrowing
+from . import layout, narrowing
 from .graph import DATA_LIMIT
+from .layout import Part
 from .narrowing import Run, Step
 from .onnx_session import session
 
@@ -58,6 +63,30 @@ def layers(model: ModelProto, module: nn.Module) -> tuple[list[str], dict[str, N
         steps.append(Step(values, tuple(node.output), name, node.op_type == "Conv"))
     fed = {value.name for value in model.graph.input} - narrowing.TIMED
     return narrowing.inner(steps, fed), nodes
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """A part's fp32 folder `wide`, of which `write` makes the folder `narrow`."""
+
+    names: list[str]  # of the layers that may be narrow
+    nodes: dict[str, NodeProto]
+    write: Callable[[Mapping[str, Any]], None]  # layer -> what `quantize` takes for its node
+    opened: Callable[[], Run]  # what `write` wrote
+
+
+def rewriting(part: Part, wide: Path, narrow: Path, quantize: Callable[[ModelProto, Mapping[str, Any], Path], None]) -> Rewriting:
+    """`quantize(graph, what by node name, wide)` changes the graph in place."""
+    names, nodes = layers(read(wide), part.module)
+    narrow.mkdir(parents=True)
+    layout.write_json(narrow / "config.json", part.config)
+
+    def write_narrow(asked: Mapping[str, Any]) -> None:
+        model = read(wide)
+        quantize(model, {nodes[name].name: how for name, how in asked.items()}, wide)
+        write(model, narrow)
+
+    return Rewriting(names, nodes, write_narrow, partial(opened, narrow / "model.onnx"))
 
 
 def opened(path: Path) -> Run:

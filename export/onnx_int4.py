@@ -8,7 +8,6 @@ first and the last convolution and all that depends on the timestep alone stay f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 
-from . import layout, narrowing, onnx_files, rounding
+from . import narrowing, onnx_files, rounding
 from .layout import Part
 from .rounding import Call
 
@@ -28,17 +27,9 @@ def compress(
     part: Part, wide: Path, narrow: Path, calls: Sequence[Call], gate_db: float, advance: Callable[[float], None]
 ) -> dict[str, Any]:
     """From the fp32 folder `wide` to `narrow`; facts for the manifest. Raises: EdgeSafeError where no layer can take 4 bits."""
-    names, nodes = onnx_files.layers(onnx_files.read(wide), part.module)
-    linear = [name for name in names if nodes[name].op_type == "MatMul"]
-    narrow.mkdir(parents=True)
-    layout.write_json(narrow / "config.json", part.config)
-
-    def write(bits: Mapping[str, int]) -> None:
-        model = onnx_files.read(wide)
-        quantize(model, {nodes[name].name: row for name, row in bits.items()}, wide)
-        onnx_files.write(model, narrow)
-
-    return narrowing.int4(part, names, linear, calls, gate_db, write, partial(onnx_files.opened, narrow / "model.onnx"), advance)
+    made = onnx_files.rewriting(part, wide, narrow, quantize)
+    linear = [name for name in made.names if made.nodes[name].op_type == "MatMul"]
+    return narrowing.int4(part, made.names, linear, calls, gate_db, made.write, made.opened, advance)
 
 
 def quantize(model: ModelProto, bits: Mapping[str, int], folder: Path) -> None:

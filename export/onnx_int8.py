@@ -11,14 +11,13 @@ them in 16 bits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from . import layout, narrowing, onnx_files, rounding
+from . import narrowing, onnx_files, rounding
 from .layout import Part
 from .rounding import Call, Seen
 
@@ -27,17 +26,8 @@ def compress(
     part: Part, wide: Path, narrow: Path, calls: Sequence[Call], gate_db: float, advance: Callable[[float], None]
 ) -> dict[str, Any]:
     """From the fp32 folder `wide` to `narrow`; facts for the manifest. Raises: EdgeSafeError where no layer can be int8."""
-    names, nodes = onnx_files.layers(onnx_files.read(wide), part.module)
-    narrow.mkdir(parents=True)
-    layout.write_json(narrow / "config.json", part.config)
-
-    def write(seen: Mapping[str, Seen]) -> None:
-        model = onnx_files.read(wide)
-        quantize(model, {nodes[name].name: row for name, row in seen.items()}, wide)
-        onnx_files.write(model, narrow)
-
-    opened = partial(onnx_files.opened, narrow / "model.onnx")
-    return narrowing.int8(part, names, rounding.INT8, calls, gate_db, write, opened, advance)
+    made = onnx_files.rewriting(part, wide, narrow, quantize)
+    return narrowing.int8(part, made.names, rounding.INT8, calls, gate_db, made.write, made.opened, advance)
 
 
 def quantize(model: ModelProto, layers: Mapping[str, Seen], folder: Path) -> None:

@@ -1,8 +1,8 @@
 """OpenVINO IR in the layout of diffusers, by its own converter: {text_encoder,unet,vae_encoder,vae_decoder}/openvino_model.{xml,bin}.
 
 Batch, height and width are dynamic; names and layouts stand in wrappers.py. fp16 is how the weights are stored (OpenVINO's
-`compress_to_fp16`): a CPU widens them while loading and computes in fp32, a GPU computes in fp16. By itself OpenVINO computes in bf16 on
-CPUs that can, and rounds the inputs of layers with 4-bit weights to 8 bits; EXACT turns both off, so that parity is the file's own.
+`compress_to_fp16`): a CPU widens them while loading and computes in fp32, a GPU computes in fp16. Parity is measured in exact arithmetic
+(intel.compiled), so that it is the file's own.
 """
 
 import warnings
@@ -20,51 +20,21 @@ from edgesafe.model import TextToImage
 
 from . import layout
 from .compression import Compression
-from .config import ExportConfig
 from .job import Job
-from .layout import NamedParts, Part, Sizes
+from .layout import NamedParts, Part
+from .layout_target import LayoutTarget
 from .parity import Recording
 
 FILE = "openvino_model.xml"
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
 
 @dataclass(frozen=True)
-class OpenVINO:
-    precision: str  # of the stored weights: "fp32" | "fp16"
-    sizes: Sizes
-    compression: Compression | None
-    gate_db: float  # what a compressed part has to reach; layers stay wide until it does
-    encoders: tuple[str, ...]  # the text encoders
+class OpenVINO(LayoutTarget):
+    """`precision` is that of the stored weights."""
 
     name: ClassVar[str] = "openvino"
-    default_precision: ClassVar[str] = "fp32"
+    kind: ClassVar[str] = "OpenVINO"
     packages: ClassVar[tuple[str, ...]] = ("torch", "diffusers", "transformers", "openvino")
-
-    @classmethod
-    def plan(cls, config: ExportConfig, model: TextToImage) -> "OpenVINO":
-        layout.refuse(config, "OpenVINO")
-        precision, compression = layout.precision(config, cls.default_precision), config.compression()
-        return cls(precision, layout.sizes(config, model, "an OpenVINO"), compression, config.gate_db, tuple(model.family.tokenizers))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return layout.parts(self.encoders)
-
-    @property
-    def narrowed(self) -> tuple[str, ...]:
-        return layout.narrowed(self.compression, self.encoders)
-
-    @property
-    def height(self) -> int:
-        return self.sizes.height
-
-    @property
-    def width(self) -> int:
-        return self.sizes.width
-
-    def notes(self, model: TextToImage) -> tuple[str, ...]:
-        return ()
 
     def facts(self, model: TextToImage) -> dict[str, Any]:
         """For the manifest's `target`."""
@@ -89,17 +59,11 @@ class OpenVINO:
         declared, bits = layout.compared(part, job.model, self.sizes), compression.bits or 8
         return openvino_narrow.compress(declared, wide, narrow, bits, job.recording.calls[part], self.gate_db, advance)
 
-    def wider(self, compression: Compression) -> tuple[Compression, ...]:
-        return layout.wider(compression)
-
     def open(self, folder: Path) -> NamedParts:
-        compiled = {name: compile_file(folder / name / FILE) for name in self.parts}
+        compiled = {name: intel.compiled(folder / name / FILE, torch.get_num_threads()) for name in self.parts}
         declared = {name: one.inputs[0].partial_shape[0] for name, one in compiled.items()}
         fixed = {name: size.get_length() for name, size in declared.items() if size.is_static}
         return NamedParts(lambda name, inputs: run_compiled(compiled[name], inputs), fixed)
-
-    def files(self, part: str) -> str:
-        return part
 
 
 def convert(part: Part) -> Any:
@@ -117,12 +81,6 @@ def convert(part: Part) -> Any:
     for value, name in zip([*model.inputs, *model.outputs], [*part.example, *part.outputs], strict=True):
         value.get_tensor().set_names({name})
     return model
-
-
-def compile_file(path: Path) -> Any:
-    """An openvino.CompiledModel on the CPU, with torch's number of threads, in fp32 arithmetic."""
-    asked = EXACT | {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    return intel.core().compile_model(path, "CPU", asked)
 
 
 def run_compiled(compiled: Any, inputs: dict[str, Tensor]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from edgesafe import intel
 from . import layout, narrowing, rounding
 from .layout import Part
 from .narrowing import Run, Step
-from .openvino import FILE, compile_file, run_compiled
+from .openvino import FILE, run_compiled
 from .rounding import Call, Seen
 
 
@@ -41,7 +41,7 @@ def compress(
         ov.save_model(model, narrow / FILE, compress_to_fp16=False)
 
     def opened() -> Run:
-        compiled = compile_file(narrow / FILE)
+        compiled = intel.compiled(narrow / FILE, torch.get_num_threads())
 
         def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
             made = zip(compiled.outputs, run_compiled(compiled, inputs), strict=True)

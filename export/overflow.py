@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-import torch
 from onnx import helper
-from torch import Tensor
 
 from . import graph, onnx_files, parity, rounding
 from .graph import LARGEST_HALF, Traced
@@ -41,7 +39,7 @@ def _save(traced: Traced, large: frozenset[str], path: Path) -> None:
 def fits(path: Path, part: Part, calls: Sequence[Call], gate_db: float) -> bool:
     run = onnx_files.opened(path)
     for call in calls:
-        made = run(feeds(part, call))
+        made = run(part.feeds(call[0]))
         for name, reference in zip(part.outputs, call[1], strict=True):
             if not made[name].isfinite().all() or parity.compare(part.name, reference, made[name])[0] < gate_db:
                 return False
@@ -60,11 +58,7 @@ def find(traced: Traced, calls: Sequence[Call], part: Part, scratch: Path) -> fr
     graph.save(traced, scratch / "model.onnx")
     run, largest = onnx_files.opened(scratch / "model.onnx"), dict.fromkeys(names, 0.0)
     for call in calls:
-        made = run(feeds(part, call))
+        made = run(part.feeds(call[0]))
         largest = {name: max(peak, float(made[f"{name}_peak"])) for name, peak in largest.items()}
     weights = {name: float(weight.source.abs().max()) for name, weight in traced.weights.items()}
     return frozenset(name for name, peak in (largest | weights).items() if peak * ROOM > LARGEST_HALF) - results
-
-
-def feeds(part: Part, call: Call) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(value).to(part.example[name].dtype) for name, value in zip(part.example, call[0], strict=True)}

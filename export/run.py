@@ -44,16 +44,16 @@ def run(config: ExportConfig, console: Console | None = None) -> Path:
     target = plan(kind, config, model.sketch(origin.label))
     form = kind.name, target.precision, *([target.compression.name] if target.compression else [])
     newest = "" if config.source else " (the newest finished run)"
-    _say(console, f"Exporting {origin.label}{newest} to {', '.join(form)}")
+    table.say(console, f"Exporting {origin.label}{newest} to {', '.join(form)}")
     out = Path(config.out) if config.out else origin.place(*form)
     killed = watch.killed(artifact.unfinished(out))
     with artifact.staged(out, config.force) as folder, Watch(console, folder) as at:
         if killed:
-            _say(console, f"Note: the export into {out} before this one was killed while {killed}; what it left is removed")
+            table.say(console, f"Note: the export into {out} before this one was killed while {killed}; what it left is removed")
         at.begin("reading the model")
         loaded = model.load(origin.label)
         for note in target.notes(loaded):
-            _say(console, f"Note: {note}")
+            table.say(console, f"Note: {note}")
         job = Job(loaded, record(target, loaded, origin.prompts, config.parity_steps, at), origin.control())
         facts = _write(target, job, folder, at)
         measured = measure(target, job, folder, at)
@@ -70,7 +70,7 @@ def run(config: ExportConfig, console: Console | None = None) -> Path:
         facts = {"name": kind.name, "precision": target.precision, **target.facts(loaded), **facts, "made_from": origin.record(loaded, out)}
         sealed = replace(before, kind="export", steps=(*before.steps, step), target=facts, parity=measured, audit="unmeasured")
         artifact.seal(folder, sealed, exclude=(watch.DOING,))
-    _say(console, f"Export: {out}")
+    table.say(console, f"Export: {out}")
     return out
 
 
@@ -141,8 +141,4 @@ def _gate(target: Target, job: Job, folder: Path, measured: dict[str, Any], conf
         raise EdgeSafeError(gate.refusal(low, config.gate_db, target, passing))
     if low:
         measured["allowed_loss"] = {"reason": config.allow_loss, "gate_db": config.gate_db, "psnr_db": low}
-        _say(console, f"Allowed below {config.gate_db:g} dB: {gate.decibels(low)}. Reason given: {config.allow_loss}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+        table.say(console, f"Allowed below {config.gate_db:g} dB: {gate.decibels(low)}. Reason given: {config.allow_loss}")

@@ -15,20 +15,20 @@ HEAD = ("part", "MiB", "worst dB", "at t", "median", "max abs", "cosine")
 
 def show(target: Target, folder: Path, measured: Mapping[str, Any], console: Console) -> None:
     """The table by the runtime that stands for the export here, a second one by the system's own, and what each proves."""
-    _say(console, _table(target, folder, measured))
+    say(console, _table(target, folder, measured))
     if not measured["measured"]:
-        _say(console, f"Parity: {measured['reason']}")
+        say(console, f"Parity: {measured['reason']}")
     if measured.get("proves"):
-        _say(console, f"Parity: {measured['proves']}")
+        say(console, f"Parity: {measured['proves']}")
     if native := measured.get("native"):
-        _say(console, _table(target, folder, native))
-        _say(console, f"Above: {native['proves']}")
+        say(console, _table(target, folder, native))
+        say(console, f"Above: {native['proves']}")
     if allowed := measured.get("allowed_loss"):
-        _say(console, f"Allowed below {allowed['gate_db']:g} dB: {', '.join(allowed['psnr_db'])}. Reason given: {allowed['reason']}")
+        say(console, f"Allowed below {allowed['gate_db']:g} dB: {', '.join(allowed['psnr_db'])}. Reason given: {allowed['reason']}")
     if tokens := measured.get("tokenizer"):
-        _say(console, f"Tokenizer: {tokens['equal']} of {tokens['strings']} strings have the ids that CLIPTokenizerFast gives")
+        say(console, f"Tokenizer: {tokens['equal']} of {tokens['strings']} strings have the ids that CLIPTokenizerFast gives")
         for note in tokens.get("notes", ()):
-            _say(console, f"Tokenizer: {note}")
+            say(console, f"Tokenizer: {note}")
 
 
 def _table(target: Target, folder: Path, measured: Mapping[str, Any]) -> Table:
@@ -53,5 +53,5 @@ def _figures(row: Mapping[str, Any] | None) -> tuple[str, ...]:
     return f"{row['psnr_db']:.1f}", at, f"{row['median_db']:.1f}", f"{row['max_abs']:.2g}", f"{row['cosine']:.5f}"
 
 
-def _say(console: Console, what: Any) -> None:
+def say(console: Console, what: Any) -> None:
     console.print(what, highlight=False, soft_wrap=isinstance(what, str))

@@ -45,7 +45,7 @@ def verify(config: VerifyConfig, console: Console | None = None) -> dict[str, An
         raise EdgeSafeError(f"--json {config.json} lies in the export, which stays as it was sealed. Give another place")
     result: dict[str, Any] = {"export": str(folder), "passed": False}
     try:
-        _say(console, f"Verifying {folder}{'' if config.export else ' (the newest finished export)'}")
+        table.say(console, f"Verifying {folder}{'' if config.export else ' (the newest finished export)'}")
         _check(config, folder, result, console)
         result["passed"] = True
     except EdgeSafeError as error:
@@ -54,7 +54,7 @@ def verify(config: VerifyConfig, console: Console | None = None) -> dict[str, An
     finally:
         if config.json:
             Path(config.json).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _say(console, f"Passed: {folder} computes what {result['source']} computes")
+    table.say(console, f"Passed: {folder} computes what {result['source']} computes")
     return result
 
 
@@ -69,7 +69,7 @@ def _check(config: VerifyConfig, folder: Path, result: dict[str, Any], console: 
         result |= {"manifest_sha256": artifact.sha256(folder / artifact.MANIFEST), "files": len(manifest.files)}
         result["extra_files"] = artifact.extra(folder, manifest)
         for name in result["extra_files"]:
-            _say(console, f"Note: {name} is not listed in {artifact.MANIFEST}: it was added after the export was sealed")
+            table.say(console, f"Note: {name} is not listed in {artifact.MANIFEST}: it was added after the export was sealed")
         at.begin("finding the model that the export was made from")
         loaded = _model(config.model, folder, manifest)
         result["source"] = str(loaded.source)
@@ -128,7 +128,3 @@ def _model(given: str | None, folder: Path, manifest: Manifest) -> TextToImage:
     if other:
         raise EdgeSafeError(f"{loaded.source}: its {' and '.join(other)} weights are not those that {folder} was made from. Give --model")
     return loaded
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)

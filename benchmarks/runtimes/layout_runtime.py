@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from edgesafe import batches
 from edgesafe.errors import EdgeSafeError
 from edgesafe.families import ZERO_EMPTY, Conditions, Encoded, Family, StableDiffusion, StableDiffusionXL
 
@@ -32,15 +32,8 @@ class Component(ABC):
         """Calls are cut to a fixed batch, the last one filled up with copies."""
         if missing := set(self.inputs) - set(feeds):
             raise EdgeSafeError(f"{self.path}: it needs {', '.join(sorted(missing))}, and this runtime gives only {', '.join(feeds)}")
-        rows, batch = shapes[0][0], self.batch
-        if batch is None or batch == rows:
-            return self.run(shapes, feeds)
-        made = []
-        for begin in range(0, rows, batch):
-            index = torch.arange(begin, begin + batch).clamp(max=rows - 1)
-            cut = {name: value[index] if value.dim() else value for name, value in feeds.items()}
-            made.append(self.run([(batch, *shape[1:]) for shape in shapes], cut))
-        return [torch.cat(column)[:rows] for column in zip(*made, strict=True)]
+        batch = self.batch or shapes[0][0]
+        return batches.cut(lambda cut: self.run([(batch, *shape[1:]) for shape in shapes], cut), feeds, self.batch)
 
 
 class TextEncoder:
@@ -71,6 +64,11 @@ class LayoutRuntime(Runtime):
         folder = Path(source)
         missing = [f"{part}/{cls.file}" for part in COMPONENTS if not (folder / part / cls.file).is_file()]
         return f"{source} is no {cls.kind} export (no {', '.join(missing)})" if missing else None
+
+    @classmethod
+    def import_libraries(cls) -> None:
+        from diffusers import DDIMScheduler  # noqa: F401
+        from transformers import CLIPTokenizer  # noqa: F401
 
     @classmethod
     def open(cls, source: str | Path, threads: int | None = None) -> "LayoutRuntime":

@@ -84,6 +84,5 @@ class OnnxRuntime(LayoutRuntime):
 
     @classmethod
     def import_libraries(cls) -> None:
+        super().import_libraries()
         import onnxruntime  # noqa: F401
-        from diffusers import DDIMScheduler  # noqa: F401
-        from transformers import CLIPTokenizer  # noqa: F401

@@ -15,7 +15,6 @@ from edgesafe.errors import EdgeSafeError
 
 from .layout_runtime import Component, LayoutRuntime, Shape
 
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "i64": torch.int64, "i32": torch.int32}
 
 
@@ -24,7 +23,7 @@ class OpenVINOFile(Component):
         ov = intel.openvino()
         try:
             model = intel.core().read_model(path)
-            self.compiled = intel.core().compile_model(model, "CPU", EXACT | ({"INFERENCE_NUM_THREADS": threads} if threads else {}))
+            self.compiled = intel.compiled(model, threads)
         except RuntimeError as error:
             why = f"openvino {ov.__version__} cannot load it ({str(error).strip()})"
             raise EdgeSafeError(f"{path}: {why}. Export the run again") from error
@@ -52,7 +51,5 @@ class OpenVINORuntime(LayoutRuntime):
 
     @classmethod
     def import_libraries(cls) -> None:
-        from diffusers import DDIMScheduler  # noqa: F401
-        from transformers import CLIPTokenizer  # noqa: F401
-
+        super().import_libraries()
         intel.openvino()

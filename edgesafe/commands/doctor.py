@@ -38,7 +38,7 @@ ASK = {  # asked in a child process each, so that a package that crashes on this
     "torch": "import torch as t; c = t.cuda.is_available(); "
     "print(json.dumps({'cuda': t.cuda.get_device_name(0) if c else None, 'mps': t.backends.mps.is_available()}))",
     "onnxruntime": "import onnxruntime as o; print(json.dumps({'providers': o.get_available_providers()}))",
-    "openvino": "import openvino as o; print(json.dumps({'devices': o.Core().available_devices}))",
+    "openvino": "from edgesafe import intel; print(json.dumps({'devices': intel.core().available_devices}))",  # without telemetry
 }
 
 
