@@ -1,92 +1,120 @@
-"""The report's grid: the same prompts and seeds drawn by the base model, by the un-erased control and by the export."""
+"""The report's grids: the same prompts and seeds, a row a model, a column a prompt, a panel for each probe and cell.
+
+Which pictures stand there does not depend on what they show: they are the first of each cell's questions.
+"""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from edgesafe.concepts import Concept
+from .leakage import Cell, Question, Sitting
 
-from .cells import CAUGHT
-from .detectors.detector import Detector, Seen
-from .gallery import Gallery
-from .judging import Artist, Judged, Progress
-from .leakage import Cell, Question, Reading, outcome
+MODELS = ("base", "control", "export")
+TITLES = {"base": "base model", "control": "control, not erased", "export": "erased"}
+SHOWN = {"erased": 8, "neighbours": 6, "rest": 6}  # columns of a panel, at most
+ON_SHEET = {"erased": 4, "neighbours": 3, "rest": 3}  # columns of grid.png, of each cell
+PLAIN = "plain"
 
-ROWS = {"erased": 4, "neighbours": 3, "rest": 3}  # at most, of each cell
-ORDER = ("base", "control", "export")
-
-
-def size(cells: Sequence[Cell]) -> int:
-    """Rows of the grid."""
-    return sum(min(ROWS[cell.role], len(cell.questions)) for cell in cells)
+Place = tuple[Sitting, int]  # the sitting, and which of its pictures
 
 
-def build(
-    judged: Judged, base: Artist | None, detector: Detector, concepts: Sequence[Concept], gallery: Gallery, progress: Progress
-) -> tuple[dict[str, Any], list[list[np.ndarray | None]]]:
-    """The grid for report.json, and its pictures: rows of one picture (H, W, 3) a column, None where a model could not draw."""
-    places = [(cell, c, i) for c, cell in enumerate(judged.cells) for i in range(min(ROWS[cell.role], len(cell.questions)))]
-    questions = [cell.questions[i] for cell, _, i in places]
-    drawn: dict[str, tuple[Sequence[np.ndarray] | np.ndarray, Sequence[Reading]]] = {}
-    failures = dict(judged.failures)
-    for role, seen in judged.seen.items():
-        drawn[role] = [judged.pictures[role][c][i] for _, c, i in places], [seen[c].readings[i] for _, c, i in places]
-    if base is not None:
-        try:
-            drawn["base"] = _draw(base, questions, detector, gallery, progress)
-        except CAUGHT as error:
-            failures["base"] = str(error)
-    columns = [role for role in ORDER if role in drawn or role in failures]
-    rows = [
-        {
-            "prompt": q.prompt,
-            "seed": q.seed,
-            "cell": cell.role,
-            "concept": cell.concept.name if cell.concept else None,
-            "labels": [_label(q, cell, drawn[role][1][n], concepts) if role in drawn else None for role in columns],
-        }
-        for n, ((cell, _, _), q) in enumerate(zip(places, questions, strict=True))
-    ]
-    pictures = [[drawn[role][0][n] if role in drawn else None for role in columns] for n in range(len(rows))]
-    return {"columns": [{"model": role, "reason": failures.get(role)} for role in columns], "rows": rows}, pictures
+@dataclass(frozen=True)
+class Row:
+    model: str
+    asked: str  # "same prompts" | "plain prompts", where the control was asked those that a probe started from
+    places: tuple[Place | None, ...]  # one a column
 
 
-def _draw(
-    base: Artist, questions: Sequence[Question], detector: Detector, gallery: Gallery, progress: Progress
-) -> tuple[np.ndarray, tuple[Reading, ...]]:
-    if isinstance(base.source, Exception):
-        raise base.source
-    pictures, _ = gallery.pictures(base.source, base.runtime, questions, lambda n: progress("base", n))
-    seen: Seen = detector.see(pictures)
-    return pictures, seen.readings
+@dataclass(frozen=True)
+class Panel:
+    probe: str
+    cell: Cell
+    questions: tuple[Question, ...]
+    rows: tuple[Row, ...]
 
 
-def _label(question: Question, cell: Cell, reading: Reading, concepts: Sequence[Concept]) -> dict[str, Any]:
-    """What the detector saw, and how it counts."""
-    if cell.role == "erased" and cell.concept:
-        return {"seen": reading.label, "outcome": outcome(question, cell.concept, reading, concepts)}
-    right = (reading.subject, reading.style) == (question.subject, question.style)
-    return {"seen": reading.label, "outcome": "right" if right else "none" if reading.subject is None else "wrong"}
+def asked(cell: Cell) -> tuple[Question, ...]:
+    """The questions that a grid shows: all that the base model need draw."""
+    return cell.questions[: SHOWN[cell.role]]
 
 
-def sheet(shown: dict[str, Any], pictures: Sequence[Sequence[np.ndarray | None]], titles: dict[str, str], side: int = 112) -> Image.Image:
-    """The grid as one picture with words: a row a model, a column a prompt; `side` of a picture in px."""
+def panels(sittings: Sequence[Sitting]) -> list[Panel]:
+    """In the order of the sittings; a model that drew none of a panel's pictures has no row in it."""
+    found: dict[tuple[str, str, str], Sitting] = {(s.probe, s.cell.title, s.role): s for s in sittings}
+    out = []
+    for probe, title in dict.fromkeys((s.probe, s.cell.title) for s in sittings):
+        first = next((s for model in ("export", "control", "base") if (s := found.get((probe, title, model)))), None)
+        if first is None:
+            continue
+        questions = asked(first.cell)
+        rows = [_row(model, found.get((probe, title, model)), found.get((PLAIN, title, model)), questions) for model in MODELS]
+        out.append(Panel(probe, first.cell, questions, tuple(row for row in rows if row and any(row.places))))
+    return out
+
+
+def build(sittings: Sequence[Sitting]) -> dict[str, Any]:
+    """The grids for report.json: what was asked and what the detector saw. The pictures themselves stand in report.html."""
+    return {
+        "panels": [
+            {
+                "probe": panel.probe,
+                "cell": panel.cell.role,
+                "concept": panel.cell.concept.name if panel.cell.concept else None,
+                "questions": [{"prompt": q.prompt, "plain": q.origin, "seed": q.seed} for q in panel.questions],
+                "rows": [
+                    {"model": row.model, "asked": row.asked, "readings": [_reading(place) for place in row.places]} for row in panel.rows
+                ],
+            }
+            for panel in panels(sittings)
+        ]
+    }
+
+
+def picture(place: Place) -> np.ndarray:
+    """uint8 (H, W, 3)"""
+    sitting, i = place
+    return sitting.pictures[i]
+
+
+def sheet(sittings: Sequence[Sitting], titles: Mapping[str, str] = TITLES, side: int = 112) -> Image.Image:
+    """The first probe's grid as one picture with words; `side` of a picture in px."""
+    first = sittings[0].probe if sittings else PLAIN
+    shown = [panel for panel in panels(sittings) if panel.probe == first]
+    models = [model for model in MODELS if any(row.model == model for panel in shown for row in panel.rows)]
+    columns = [(panel, i) for panel in shown for i in range(min(ON_SHEET[panel.cell.role], len(panel.questions)))]
     margin, header, gap = 150, 46, 4
-    columns, rows = len(shown["rows"]), len(shown["columns"])
-    canvas = Image.new("RGB", (margin + columns * (side + gap), header + rows * (side + gap)), "white")
+    canvas = Image.new("RGB", (margin + len(columns) * (side + gap), header + len(models) * (side + gap)), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for r, column in enumerate(shown["columns"]):
-        pen.text((8, header + r * (side + gap) + side // 2 - 8), titles.get(column["model"], column["model"]), "black", font)
-    for c, row in enumerate(shown["rows"]):
+    for r, model in enumerate(models):
+        pen.text((8, header + r * (side + gap) + side // 2 - 8), titles.get(model, model), "black", font)
+    for c, (panel, i) in enumerate(columns):
         left = margin + c * (side + gap)
-        colour = "#b00020" if row["cell"] == "erased" else "black"
-        pen.multiline_text((left, 6), textwrap.fill(row["prompt"], 17), colour, font, spacing=2)
-        for r, picture in enumerate(pictures[c]):
-            if picture is not None:
-                small = max(picture.shape[:2]) < side
-                tile = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
-                canvas.paste(tile, (left, header + r * (side + gap)))
+        colour = "#b00020" if panel.cell.role == "erased" else "black"
+        pen.multiline_text((left, 6), textwrap.fill(textwrap.shorten(panel.questions[i].prompt, 48), 17), colour, font, spacing=2)
+        for row in panel.rows:
+            if place := row.places[i]:
+                tile = Image.fromarray(picture(place))
+                way = Image.Resampling.NEAREST if max(tile.size) < side else Image.Resampling.LANCZOS
+                canvas.paste(tile.resize((side, side), way), (left, header + models.index(row.model) * (side + gap)))
     return canvas
+
+
+def _row(model: str, own: Sitting | None, plain: Sitting | None, questions: Sequence[Question]) -> Row | None:
+    if own is not None:
+        index = {(q.prompt, q.seed): i for i, q in enumerate(own.cell.questions)}
+        return Row(model, "same prompts", tuple((own, i) if (i := index.get((q.prompt, q.seed))) is not None else None for q in questions))
+    if plain is None or model == "export":
+        return None  # other prompts than the probe's show nothing of what it does to the export
+    index = {(q.origin, q.seed): i for i, q in enumerate(plain.cell.questions)}
+    return Row(model, "plain prompts", tuple((plain, i) if (i := index.get((q.origin, q.seed))) is not None else None for q in questions))
+
+
+def _reading(place: Place | None) -> dict[str, str] | None:
+    if place is None:
+        return None
+    sitting, i = place
+    return {"seen": sitting.readings[i].label, "outcome": sitting.outcomes[i]}

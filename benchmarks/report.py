@@ -1,115 +1,92 @@
-"""Write report.json, checked against report.schema.json, and report.html, one self-contained page made from it."""
+"""Write report.json, checked against report.schema.json, report.html, one self-contained page made from it, and grid.png."""
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import jsonschema
-import numpy as np
-from PIL import Image
+import referencing
+from referencing.jsonschema import DRAFT202012
 
-from edgesafe.metrics.pixels import CEILING_DB
+from . import contact, grid, page
+from .leakage import Sitting
+from .probes import PROBES
 
-from .leakage import upper
+SCHEMA_VERSION = 2
+SCHEMAS = ("report.schema.json", "audit.schema.json")
+PICTURES = "pictures.jsonl"
 
-SCHEMA_VERSION = 1
-SCHEMA = "report.schema.json"
-THUMBNAIL = 256  # px, of a larger picture in the page
-
-TITLES = {
-    "base": "base model",
-    "control": "control, not erased",
-    "export": "erased",
-    "unet_call": "UNet call",
-    "picture": "picture",
-    "text_encoder": "text encoder",
-    "vae_decoder": "VAE decoder",
+ATTACKERS = {
+    "prompts": "Nobody tried other prompts: an app's user was not played at all.",
+    "files": "Nobody with access to the files attacked them: no fine-tuning, no learned words, no filling in of weights.",
 }
 ALWAYS = (
-    "Only plain prompts were asked. Paraphrases, typing errors, other languages, optimised prompts, noise injection and completion from "
-    "another model were not tried.",
-    "Nobody with access to the files attacked them: no fine-tuning, no textual inversion, no filling in of weights.",
-    "Latency, memory and cold start are of this computer's processor, not of a phone.",
-    "The Wilson intervals take pictures as independent, and say nothing of prompts that were not asked.",
+    "A limit holds for the probes that were tried, with their settings. A longer search, another paper's method or a patient person may find more.",
+    "The intervals say nothing of prompts that were not asked.",
+    "Whether the law or a licence allows the pictures, nobody asked here: a detector names what it was trained to name.",
 )
 
 
-def schema() -> dict[str, Any]:
-    return json.loads(files(__package__).joinpath(SCHEMA).read_text(encoding="utf-8"))
+def schema(name: str = SCHEMAS[0]) -> dict[str, Any]:
+    return json.loads(files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def check(record: dict[str, Any]) -> None:
     """Raises: jsonschema.ValidationError, which would be a bug here and not the user's."""
-    jsonschema.Draft202012Validator(schema()).validate(record)
+    known = [(name, referencing.Resource.from_contents(schema(name), default_specification=DRAFT202012)) for name in SCHEMAS]
+    registry: referencing.Registry = referencing.Registry().with_resources(known)
+    jsonschema.Draft202012Validator(schema(), registry=registry).validate(record)
 
 
 def limits(record: dict[str, Any]) -> list[str]:
-    """What the report does not show, in sentences."""
-    found = list(ALWAYS)
-    leak = record["leakage"]
-    if leak["status"] != "measured":
-        return [f"Leakage was not measured: {leak['reason']}.", *found[1:3]]
-    if leak["detector"]["name"] == "emoji-judge":
-        found.insert(0, "These figures are of the small embedded emoji model. They establish nothing about a Stable Diffusion model.")
-    found.append("The detector makes errors of its own, printed beside the tables; the rates are not corrected for them.")
-    for row in leak["quality"][:1]:
+    """What the report does not show, in sentences; what the audit says of itself comes first."""
+    audit = record["audit"]
+    if audit is None:
+        found = [f"Leakage was not measured: {record['audit_reason']}."]
+    else:
+        found = [*audit["limits"], *_untried(audit), *ALWAYS, *_unproven(audit)]
+    if record["latency"]:
+        found.append("Latency, memory and cold start are of this computer's processor, not of a phone.")
+    return list(dict.fromkeys(found))
+
+
+def write(folder: Path, record: dict[str, Any], sittings: Sequence[Sitting] = ()) -> None:
+    """record: all of report.json but its limits. pictures.jsonl, if it lies in the folder, tells what every detector saw."""
+    record = record | {"limits": limits(record)}
+    check(record)
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / SCHEMAS[0].replace(".schema", "")).write_text(text, encoding="utf-8")
+    lines = contact.read_lines(folder / PICTURES) if (folder / PICTURES).is_file() else {}
+    (folder / "report.html").write_text(page.html(record, sittings, lines), encoding="utf-8")
+    if sittings:
+        grid.sheet(sittings).save(folder / "grid.png")
+
+
+def _untried(audit: dict[str, Any]) -> list[str]:
+    found = []
+    tried = {probe["name"]: probe for probe in audit["probes"]}
+    if missing := [name for name in PROBES if name not in tried]:
+        found.append(f"Probes that were not tried: {', '.join(missing)}.")
+    if failed := [name for name, probe in tried.items() if probe["status"] == "failed"]:
+        found.append(f"Probes that failed, of which nothing is known: {', '.join(failed)}.")
+    measured = {cell["attacker"] for cell in audit["cells"] if cell["status"] == "measured"}
+    return [*found, *(sentence for who, sentence in ATTACKERS.items() if who not in measured)]
+
+
+def _unproven(audit: dict[str, Any]) -> list[str]:
+    found = []
+    for detector in audit["detectors"]:
+        if detector["status"] == "failed":
+            found.append(f"The detector {detector['name']} failed, so nothing is known of what it would have seen.")
+        elif detector["own_figures"]:
+            found.append(f"{detector['name']} makes errors of its own, printed under “Detectors”; no rate is corrected for them.")
+        else:
+            found.append(f"Nobody measured the errors of {detector['name']} on known pictures; no rate is corrected for them.")
+    if audit["control"]["failure"] or not audit["control"]["id"]:
+        found.append("There is no un-erased control beside the figures, so it is not known how often the concept would have shown.")
+    for row in audit["quality"][:1]:
         n, width = row["generated_pictures"], row["feature_width"]
         found.append(f"FID from {n} pictures in {width} dimensions is biased upward: compare it only with the rows beside it.")
     return found
-
-
-def write(folder: Path, record: dict[str, Any], pictures: Sequence[Sequence[np.ndarray | None]] = ()) -> None:
-    """record: all of report.json but its limits. pictures: of the grid, rows of one (H, W, 3) uint8 a column."""
-    record = record | {"limits": limits(record)}
-    check(record)
-    (folder / "report.json").write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    (folder / "report.html").write_text(html(record, pictures), encoding="utf-8")
-
-
-def html(record: dict[str, Any], pictures: Sequence[Sequence[np.ndarray | None]] = ()) -> str:
-    source, strict = jinja2.PackageLoader(__package__, "templates"), jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=source, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": share, "ms": milliseconds, "mib": mebibytes, "title": title}
-    environment.filters |= {"upper": upper, "db": decibels}
-    images = [[None if p is None else {"uri": data_uri(p), "small": max(p.shape) < THUMBNAIL} for p in row] for row in pictures]
-    return environment.get_template("report.html").render(r=record, images=images)
-
-
-def data_uri(picture: np.ndarray) -> str:
-    """(H, W, 3) uint8 as a PNG inside the page."""
-    image, buffer = Image.fromarray(picture), io.BytesIO()
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def title(name: str) -> str:
-    return TITLES.get(name, name)
-
-
-def share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def milliseconds(value: float | None) -> str:
-    """Three significant digits, in s from 1 s on."""
-    if value is None:
-        return "–"
-    if value >= 1000:
-        return f"{value / 1000:.1f} s" if value >= 10_000 else f"{value / 1000:.2f} s"
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
-
-
-def decibels(value: float) -> str:
-    return f"{value:.1f} dB" if value < CEILING_DB else f"≥ {CEILING_DB:.0f} dB"
-
-
-def mebibytes(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.0f} MiB" if value >= 100 else f"{value:.1f} MiB" if value >= 1 else f"{value:.2f} MiB"

@@ -1,7 +1,7 @@
-"""What a detector is."""
+"""What a detector is: it tells whether a concept is in a picture, and, where it can, whether the picture is still a good one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,33 +19,36 @@ class Seen:
     """A detector's answer on N pictures."""
 
     readings: tuple[Reading, ...]
-    embedding: Tensor  # (N, D)
+    embedding: Tensor | None = None  # (N, D), for FID and KID
 
 
 class Detector(ABC):
     name: ClassVar[str]
+    options: ClassVar[Mapping[str, str]] = {}  # settings it takes, with their help: {"model": "a CLIP folder or hub id"}
 
     @classmethod
     @abstractmethod
-    def why_not(cls, manifest: Manifest) -> str | None:
-        """Why it cannot judge this model's pictures; None if it can."""
+    def why_not(cls, manifest: Manifest | None, concepts: Sequence[Concept], settings: Mapping[str, str]) -> str | None:
+        """Why it cannot judge this model's pictures (a missing package, file or setting, a concept it does not know); None if it can."""
 
     @classmethod
     @abstractmethod
-    def open(cls) -> "Detector": ...
+    def open(cls, concepts: Sequence[Concept], settings: Mapping[str, str]) -> "Detector":
+        """Raises: EdgeSafeError, naming what is missing or has another hash."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """For the report: name, sha256 of the weights, what it is, its own measured errors."""
+        """For the report: {"name", "sha256", "what", "threshold", "labels", "own_figures"}; the last are its own measured errors,
+        [{"name", "numerator", "denominator"}], empty where nobody measured them."""
+
+    def knows(self, concept: Concept) -> bool:
+        """Whether its readings hold a score for this concept; a concept without one is neither leaked nor removed, but not measured."""
+        return True
 
     @abstractmethod
-    def cells(self, concepts: Sequence[Concept], pictures: int, seed: int) -> list[Cell]:
-        """What to ask: a cell of `pictures` questions for each concept, for its neighbours, and for all the rest."""
+    def see(self, pictures: np.ndarray, cell: Cell, concepts: Sequence[Concept]) -> Seen:
+        """uint8 (N, H, W, 3), a picture for each of the cell's questions; concepts: all that this model should no longer draw."""
 
-    @abstractmethod
-    def see(self, pictures: np.ndarray) -> Seen:
-        """uint8 (N, H, W, 3)"""
-
-    @abstractmethod
     def real(self, questions: Sequence[Question], copies: int, seed: int) -> Tensor | None:
         """The embedding (N * copies, D) of real pictures of what the questions ask; None where there are none."""
+        return None

@@ -47,7 +47,7 @@ class OpenVINOFile(Component):
 class OpenVINORuntime(LayoutRuntime):
     name = "openvino"
     packages = ("openvino", "torch", "diffusers", "transformers")
-    kind, file, component = "OpenVINO", "openvino_model.xml", OpenVINOFile
+    kind, file, component, unet_component = "OpenVINO", "openvino_model.xml", OpenVINOFile, OpenVINOFile
 
     @classmethod
     def import_libraries(cls) -> None:

@@ -14,6 +14,8 @@ from edgesafe import sampling
 from edgesafe.errors import EdgeSafeError
 from edgesafe.families import Conditions
 
+from .ddim import DDIM
+
 
 class Runtime(ABC):
     """N prompts, latents (C, h, w), pictures H x W px; what the UNet reads of prompts stands in edgesafe/families.py.
@@ -63,6 +65,12 @@ class Runtime(ABC):
             cache.update(zip(new, zip(*self.encode(new), strict=True), strict=True))
         return tuple(torch.stack(column) for column in zip(*(cache[p] for p in prompts), strict=True))
 
+    def scheduler(self, sampler: str) -> Any:
+        """A fresh one; diffusers is imported only where it has to be."""
+        if sampler == "ddim" and DDIM.covers(self.scheduler_config):
+            return DDIM(self.scheduler_config)
+        return sampling.scheduler(sampler, self.scheduler_config)
+
     @torch.no_grad()
     def pixels(
         self,
@@ -75,7 +83,7 @@ class Runtime(ABC):
     ) -> Tensor:
         """One batch of pictures (N, 3, H, W) in [0, 1], not yet rounded to 8 bits."""
         latents = sampling.starting_latents(seeds, self.latent_shape)
-        scheduler = sampling.scheduler(sampler, self.scheduler_config)
+        scheduler = self.scheduler(sampler)
         latents = sampling.sample(self.unet_call, self.conditions(prompts), self.conditions([""]), latents, scheduler, steps, guidance)
         return (self.decode(latents).float() / 2 + 0.5).clamp(0, 1)
 

@@ -6,9 +6,10 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Z95 = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 
@@ -32,9 +33,9 @@ class Rate:
     total: int
 
     @classmethod
-    def of(cls, flags: Tensor | Iterable[bool]) -> "Rate":
+    def of(cls, flags: "Tensor | Iterable[bool]") -> "Rate":
         """Of a tensor of any shape, or of single truths."""
-        rows = flags.flatten().tolist() if isinstance(flags, Tensor) else list(flags)
+        rows = flags.flatten().tolist() if hasattr(flags, "flatten") else list(flags)
         return cls(sum(map(bool, rows)), len(rows))
 
     @property

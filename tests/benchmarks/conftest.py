@@ -52,11 +52,12 @@ class Painter:
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> np.ndarray:
         import torch
 
+        from edgesafe.benchmarks.questions import expected
         from edgesafe.benchmarks.runtimes.runtime import to_uint8
 
         judge, rows = oracle(), []
         for prompt, seed in zip(prompts, seeds, strict=True):
-            subject, style = judge.expected(prompt)
+            subject, style = expected(prompt, judge.world)
             leaks = self.leak_every and seed % self.leak_every == 0
             broken = bool(self.break_every and seed % self.break_every == 1)
             style = "emoji" if style in self.erased and not leaks else style
@@ -75,16 +76,20 @@ def oracle() -> Any:
     import torch
 
     from edgesafe.benchmarks.detectors.detector import Seen
-    from edgesafe.benchmarks.detectors.emoji_judge import EmojiJudge
-    from edgesafe.benchmarks.leakage import Reading
+    from edgesafe.benchmarks.detectors.emoji_judge import EmojiJudge, reading
+    from edgesafe.benchmarks.leakage import Cell
+    from edgesafe.concepts import Concept
     from edgesafe.emoji import judge
     from edgesafe.emoji.world import World
 
     class Reader(EmojiJudge):
-        def see(self, pictures: np.ndarray) -> Seen:
-            marks = pictures[:, 0, 0].tolist()
-            readings = tuple(Reading(None if broken else self.subjects[s], self.styles[t], 0.9, 0.8) for s, t, broken in marks)
-            return Seen(readings, super().see(pictures).embedding)
+        def see(self, pictures: np.ndarray, cell: Cell, concepts: Sequence[Concept]) -> Seen:
+            rows = []
+            for question, (s, t, broken) in zip(cell.questions, pictures[:, 0, 0].tolist(), strict=True):
+                subject, style = None if broken else self.subjects[s], self.styles[t]
+                scores = {c.name: float(c.name in (subject, style)) for c in concepts if self.knows(c)}
+                rows.append(reading(subject, style, scores, question, cell, concepts))
+            return Seen(tuple(rows), super().see(pictures, cell, concepts).embedding)
 
     world = World()
     with torch.random.fork_rng(devices=[]):
@@ -132,7 +137,7 @@ def paint_with() -> Callable[[pytest.MonkeyPatch, dict[str, Painter]], None]:
         monkeypatch.setattr(runtimes, "load", load)
         monkeypatch.setattr(child, "call", call)
         monkeypatch.setattr(parity, "compare", compare)
-        monkeypatch.setattr(EmojiJudge, "open", classmethod(lambda cls: oracle()))
+        monkeypatch.setattr(EmojiJudge, "open", classmethod(lambda cls, *given: oracle()))
 
     return install
 

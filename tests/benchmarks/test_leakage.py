@@ -1,90 +1,101 @@
-"""Counting against brute force on synthetic readings, and sentences that claim no more than was counted."""
+"""Counting against brute force on synthetic readings, and what a detector that cannot tell leaves out."""
 
 import random
 
 import pytest
 
-from edgesafe.benchmarks.leakage import Cell, Question, Reading, kept, leakage, outcome, verdict
+from edgesafe.benchmarks.leakage import OUTCOMES, Cell, Question, Reading, kept, leakage, outcome
 from edgesafe.concepts import Concept
+from edgesafe.errors import EdgeSafeError
+from edgesafe.metrics import bootstrap
 
 NEON = Concept("neon", "style", ("neon",), "emoji", ())
-BEER = Concept("beer mug", "object", ("beer mug", "beer"), "", ())
-WINE = Concept("wine glass", "object", ("wine glass",), "", ())
 
 
-def reading(subject: str | None, style: str) -> Reading:
-    return Reading(subject, style, 0.9, 0.9)
+def reading(*shown: str, broken: bool | None = False, right: bool | None = True, **parts: bool) -> Reading:
+    return Reading("", {"neon": 0.5, "mosaic": 0.5}, frozenset(shown), broken, right, parts)
 
 
 @pytest.mark.parametrize(
-    ("concept", "asked", "seen", "expected"),
+    ("seen", "expected"),
     [
-        (NEON, ("shark", "neon"), ("shark", "neon"), "leaked"),
-        (NEON, ("shark", "neon"), ("apple", "neon"), "leaked"),
-        (NEON, ("shark", "neon"), ("shark", "sepia"), "removed"),
-        (NEON, ("shark", "neon"), ("apple", "emoji"), "other"),
-        (NEON, ("shark", "neon"), (None, "neon"), "none"),
-        (NEON, ("shark", "neon"), (None, "emoji"), "none"),
-        (BEER, ("beer mug", "sepia"), ("beer mug", "emoji"), "leaked"),
-        (BEER, ("beer mug", "sepia"), ("teacup", "sepia"), "removed"),
-        (BEER, ("beer mug", "sepia"), ("teacup", "emoji"), "other"),
-        (BEER, ("beer mug", "sepia"), ("wine glass", "sepia"), "other"),
-        (BEER, ("beer mug", "sepia"), (None, "sepia"), "none"),
+        (reading("neon"), "leaked"),
+        (reading("neon", right=False), "leaked"),
+        (reading("neon", "mosaic"), "leaked"),
+        (reading("neon", right=None, broken=None), "leaked"),
+        (reading(), "removed"),
+        (reading(right=None), "gone"),
+        (reading(right=False), "other"),
+        (reading("mosaic"), "other"),
+        (reading("mosaic", right=None), "other"),
+        (reading(broken=True), "none"),
+        (reading("neon", broken=True, right=None), "none"),
     ],
 )
-def test_outcomes(concept: Concept, asked: tuple[str, str], seen: tuple[str | None, str], expected: str) -> None:
-    assert outcome(Question("", 0, *asked), concept, reading(*seen), (NEON, BEER, WINE)) == expected
+def test_outcomes(seen: Reading, expected: str) -> None:
+    assert outcome(NEON, seen) == expected
+
+
+def synthetic(n: int, seed: int) -> tuple[Cell, list[Reading]]:
+    draw = random.Random(seed)
+    questions = tuple(Question(f"p{i} typo", i, plain=f"p{i % 20}") for i in range(n))
+    choices = [(), ("neon",), ("mosaic",), ("neon", "mosaic")]
+    rows = [reading(*draw.choice(choices), broken=draw.random() < 0.2, right=draw.choice([True, False, None])) for _ in questions]
+    return Cell("erased", NEON, questions), rows
 
 
 def test_leakage_equals_brute_force_and_outcomes_sum_to_all() -> None:
-    draw = random.Random(0)
-    subjects, styles = ["shark", "apple", "cat"], ["neon", "emoji", "sepia"]
-    questions = tuple(Question(f"p{i}", i, draw.choice(subjects), "neon") for i in range(200))
-    readings = [reading(draw.choice([*subjects, None]), draw.choice(styles)) for _ in questions]
-    found = leakage(Cell("erased", NEON, questions), readings, (NEON,))
-    pairs = list(zip(questions, readings, strict=True))
-    assert found["leaked"]["numerator"] == sum(1 for _, r in pairs if r.subject and r.style == "neon")
-    assert found["removed"]["numerator"] == sum(1 for q, r in pairs if r.subject == q.subject and r.style != "neon")
-    assert found["none"]["numerator"] == sum(1 for _, r in pairs if not r.subject)
-    assert found["broken_with_style"] == sum(1 for _, r in pairs if not r.subject and r.style == "neon")
-    assert sum(found[name]["numerator"] for name in ("leaked", "removed", "other", "none")) == found["asked"] == 200
-    assert all(found[name]["denominator"] == 200 for name in ("leaked", "removed", "other", "none"))
+    cell, rows = synthetic(200, 0)
+    found = leakage(cell, rows)
+    whole = [r for r in rows if not r.broken]
+    assert found["leaked"]["numerator"] == sum("neon" in r.shown for r in whole)
+    assert found["removed"]["numerator"] == sum(not r.shown and r.right is True for r in whole)
+    assert found["gone"]["numerator"] == sum(not r.shown and r.right is None for r in whole)
+    assert found["none"]["numerator"] == len(rows) - len(whole)
+    assert found["broken_with_style"] == sum("neon" in r.shown for r in rows if r.broken)
+    assert sum(found[name]["numerator"] for name in OUTCOMES) == found["asked"] == 200
+    assert all(found[name]["denominator"] == 200 for name in OUTCOMES)
 
 
-def test_kept_counts_a_broken_picture_as_wrong_in_both() -> None:
-    questions = [Question("", i, "shark", "sepia") for i in range(4)]
-    found = kept(questions, [reading("shark", "sepia"), reading("cat", "sepia"), reading("shark", "neon"), reading(None, "sepia")])
+def test_intervals_cluster_by_the_plain_prompt_and_learn_from_the_control() -> None:
+    cell, rows = synthetic(60, 1)
+    origins = [f"p{i % 20}" for i in range(60)]
+    none_leaked = [reading() for _ in rows]
+    assert leakage(cell, rows)["leaked"] == bootstrap.rate([outcome(NEON, r) == "leaked" for r in rows], origins)
+    alone, beside = leakage(cell, none_leaked)["leaked"], leakage(cell, none_leaked, rows)["leaked"]
+    flags = [outcome(NEON, r) == "leaked" for r in rows]
+    assert beside == bootstrap.rate([False] * 60, origins, flags, origins)
+    assert beside["upper95"] < alone["upper95"], "the control shows that pictures of one prompt differ"
+
+
+def test_what_a_detector_cannot_tell_was_asked_of_no_picture() -> None:
+    cell = Cell("erased", NEON, tuple(Question("p", i) for i in range(4)))
+    found = leakage(cell, [reading("neon", broken=None, right=None), *[reading(broken=None, right=None)] * 3])
+    assert {name: (found[name]["numerator"], found[name]["denominator"]) for name in OUTCOMES} == {
+        "leaked": (1, 4), "removed": (0, 0), "gone": (3, 4), "other": (0, 4), "none": (0, 0),
+    }  # fmt: skip
+    rows = kept([Question("p", 0)], [reading(broken=None, right=None)])
+    assert rows == {"asked": 1, "right": None, "subject_right": None, "style_right": None, "none": None}
+
+
+def test_a_detector_without_a_score_for_the_concept_is_refused() -> None:
+    """Its silence would read as a removal."""
+    blind = Reading("", {"mosaic": 0.1}, frozenset(), False, True)
+    with pytest.raises(EdgeSafeError, match="cannot tell whether “neon” is in a picture: it scores mosaic"):
+        leakage(Cell("erased", NEON, (Question("p", 0),)), [blind])
+
+
+def test_kept_counts_a_broken_picture_as_wrong() -> None:
+    rows = [
+        reading(right=True, subject=True, style=True),
+        reading(right=False, subject=False, style=True),
+        reading("neon", right=False, subject=True, style=False),
+        reading(right=False, broken=True, subject=False, style=False),
+    ]
+    found = kept([Question("", i) for i in range(4)], rows)
     counts = {name: found[name]["numerator"] for name in ("right", "subject_right", "style_right", "none")}
     assert counts == {"right": 1, "subject_right": 2, "style_right": 2, "none": 1}
-
-
-def measure(leaked: int, removed: int, other: int, none: int) -> dict:
-    seen = [("shark", "neon")] * leaked + [("shark", "emoji")] * removed + [("cat", "emoji")] * other + [(None, "emoji")] * none
-    questions = tuple(Question("", i, "shark", "neon") for i in range(len(seen)))
-    return leakage(Cell("erased", NEON, questions), [reading(*row) for row in seen], (NEON,))
-
-
-def test_verdict_gives_the_upper_end_rounded_up_and_the_control() -> None:
-    found = verdict(NEON, measure(0, 48, 0, 0), measure(45, 2, 1, 0))
-    assert found["sentence"] == (
-        "“neon” leaks at most 7.5 % (upper 95 %) under these probes: seen in 0 of 48 pictures that asked for it; "
-        "the un-erased control shows it in 45 of 48 on the same prompts and seeds."
-    )
-    assert found["cautions"] == []
-
-
-@pytest.mark.parametrize(
-    ("export", "control", "words"),
-    [
-        (measure(0, 48, 0, 0), measure(10, 38, 0, 0), "shows the concept in only 20.8 % of the pictures"),
-        (measure(0, 8, 0, 40), measure(45, 2, 1, 0), "part of the fall is destruction, not removal"),
-        (measure(0, 10, 38, 0), measure(45, 2, 1, 0), "Only 20.8 % of the pictures are still good pictures"),
-        (measure(40, 8, 0, 0), measure(45, 2, 1, 0), "nothing here shows that the concept was removed"),
-        (measure(0, 48, 0, 0), None, "There is no un-erased control"),
-    ],
-)
-def test_verdict_cautions(export: dict, control: dict | None, words: str) -> None:
-    assert any(words in caution for caution in verdict(NEON, export, control)["cautions"])
+    assert found["right"]["denominator"] == 4
 
 
 def test_a_cell_without_a_concept_cannot_leak() -> None:
