@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from edgesafe import artifact, sampling
 from edgesafe.errors import EdgeSafeError
 
-from . import detectors, exhibit, findings, grid, judging, processes, questions, runtimes
+from . import detectors, exhibit, findings, grid, looking, processes, questions, report, runtimes
 from .cells import attempt
 from .exhibit import Exhibit, there
 from .gallery import Drawing, Gallery, Order
-from .judging import Looked
 from .leakage import Cell, Sitting
+from .looking import Looked
 from .probes import Probe, Target, named
 from .processes import Team
 
@@ -76,10 +76,8 @@ class AuditConfig:
         return found
 
 
-def run(config: AuditConfig, machine: Mapping[str, str], console: Console | None = None, root: Path = Path("runs")) -> Path:
-    """Returns the folder of the audit. machine: what to say of the computer."""
-    from . import report
-
+def run(config: AuditConfig, machine: Mapping[str, str], console: Console | None = None, root: Path = Path("runs")) -> Path | None:
+    """Returns the folder of the audit; None in a process that only helped another one. machine: what to say of the computer."""
     team = processes.join()
     console = (console or Console(stderr=True)) if team.leads else Console(quiet=True)
     audited = open_exhibit(config, console, root)
@@ -89,14 +87,17 @@ def run(config: AuditConfig, machine: Mapping[str, str], console: Console | None
     cache = out.parent / ".cache"
     if not team.leads:
         Audit(config, audited, threads, cache).share(team)
-        return out
+        return None
     with artifact.staged(out, config.force) as folder, bars(console) as progress:
         audit = Audit(config, audited, threads, cache, progress)
         if team.size > 1:
             audit.share(team)
         record = audit.write(folder, machine)
-        shown = {"sizes": audited.sizes(), "grid": grid.build(audit.sittings)}
-        report.write(folder, report_of(audited, record) | shown, audit.sittings)
+        timed: dict[str, Any] = {"cold_starts": [], "memory": [], "latency": [], "versus": None, "parity": []}
+        shown = {"audit": record, "audit_reason": None, "grid": grid.build(audit.sittings), "sizes": audited.sizes()}
+        facts = {key: record[key] for key in ("created", "control", "settings", "machine", "versions")}
+        facts |= {"schema_version": report.SCHEMA_VERSION, "artifact": audited.provenance()}
+        report.write(folder, facts | shown | timed, audit.sittings)
     return out
 
 
@@ -175,10 +176,10 @@ class Audit:
             attempt(lambda probe=probe, cell=cell: self._share(probe, cell))  # type: ignore[misc]
 
     def _share(self, probe: Probe, cell: Cell) -> dict[str, Any]:
-        order = self._order(probe, cell)
+        order = self.order(probe, cell)
         self.gallery.share(order)
         if probe.control_asked == "same":
-            self.gallery.share(self._of_control(order))
+            self.gallery.share(self.of_control(order))
         return {}
 
     def write(self, folder: Path, machine: Mapping[str, str]) -> dict[str, Any]:
@@ -197,17 +198,18 @@ class Audit:
 
     def _ask(self, probe: Probe, cell: Cell) -> None:
         self._say(f"{probe.name}: {cell.title}")
-        found = attempt(lambda: {"order": self._order(probe, cell)})
+        found = attempt(lambda: {"order": self.order(probe, cell)})
         roles = ("export", "control") if probe.control_asked == "same" else ("export",)
         if found["status"] == "failed":
             self.failures[probe.name, cell.title, "export"] = found["reason"]
             self._done(len(roles) * len(cell.questions))
         else:
             self.orders[probe.name, cell.title] = order = found["order"]
-            for role in roles:
-                self._sit(role, probe, cell, lambda role=role: order if role == "export" else self._of_control(order))
+            self._sit("export", probe, cell, lambda: order)
+            if "control" in roles:
+                self._sit("control", probe, cell, lambda: self.of_control(order))
         if self.draws_base(probe):
-            self._sit("base", probe, cell, lambda: self._of_base(cell))
+            self._sit("base", probe, cell, lambda: self.of_base(cell))
 
     def _sit(self, role: str, probe: Probe, cell: Cell, order: Callable[[], Order]) -> None:
         """Draw, let the detectors look, and remember; or remember why not."""
@@ -216,27 +218,27 @@ class Audit:
         def look() -> dict[str, Any]:
             asked = order()
             pictures = self.gallery.draw(asked, self._done)
-            return {"pictures": pictures, "looked": judging.look(self.detectors, pictures, asked.cell, self.exhibit.concepts)}
+            return {"pictures": pictures, "looked": looking.look(self.detectors, pictures, asked.cell, self.exhibit.concepts)}
 
         found = attempt(look)
         if found["status"] == "failed":
             self.failures[probe.name, cell.title, role] = found["reason"]
             return
-        self.sittings += judging.sittings(probe.name, role, found["looked"], found["pictures"])
+        self.sittings += looking.sittings(probe.name, role, found["looked"], found["pictures"])
         if role != "base":
             self.looks[probe.name, cell.title, role] = found["looked"]
-            self.lines += judging.lines(role, probe.name, found["looked"])
+            self.lines += looking.lines(role, probe.name, found["looked"])
 
-    def _order(self, probe: Probe, cell: Cell) -> Order:
+    def order(self, probe: Probe, cell: Cell) -> Order:
         target = self.target(probe)
         if reason := probe.why_not(target):
             raise EdgeSafeError(reason)
         return self.gallery.order(probe, target, cell)
 
-    def _of_control(self, order: Order) -> Order:
+    def of_control(self, order: Order) -> Order:
         return replace(order, source=there(self.exhibit.control), runtime=self.exhibit.control_runtime)
 
-    def _of_base(self, cell: Cell) -> Order:
+    def of_base(self, cell: Cell) -> Order:
         plain, base = self.probes[0], there(self.exhibit.base)
         shown = replace(cell, questions=grid.asked(cell))
         return Order(plain, self.target(plain), shown, shown, base, exhibit.runtime_of(base))
@@ -248,12 +250,6 @@ class Audit:
     def _done(self, pictures: int) -> None:
         if self.progress and self.task is not None:
             self.progress.advance(self.task, pictures)
-
-
-def report_of(audited: Exhibit, record: dict[str, Any]) -> dict[str, Any]:
-    """The audit alone as a report: nothing was timed."""
-    timed: dict[str, Any] = {"cold_starts": [], "memory": [], "latency": [], "versus": None, "parity": []}
-    return findings.shared(record) | {"artifact": audited.provenance(), "audit": record, "audit_reason": None} | timed
 
 
 def bars(console: Console) -> Progress:

@@ -71,18 +71,17 @@ def build(facts: Facts) -> str:
 def metadata(facts: Facts) -> ModelCardData:
     """The front matter. base_model only for a model of the hub: its readers look the id up there."""
     base, licence = facts.manifest.base_model, facts.licence or (EMOJI_LICENCE if facts.is_emoji else "other")
-    given = {"base_model": str(base["id"])} if base.get("revision") else {}
-    given |= {"license_name": "not-stated"} if licence == "other" else {}
     target = str((facts.manifest.target or {}).get("name"))
     return ModelCardData(
+        base_model=str(base["id"]) if base.get("revision") else None,
         license=licence,
+        license_name="not-stated" if licence == "other" else None,
         library_name=target,
         pipeline_tag="text-to-image",
         language="en",
         tags=["text-to-image", "stable-diffusion", "concept-erasure", "edgesafe", target],
         model_name=facts.name,
         eval_results=results(facts),
-        **given,
     )
 
 
@@ -91,9 +90,9 @@ def results(facts: Facts) -> list[EvalResult]:
     found: list[EvalResult] = []
 
     def add(dataset: str, kind: str, name: str, value: float) -> None:
-        # huggingface_hub puts results of one type and configuration under the first one's dataset name
-        which = {"dataset_type": "edgesafe-audit", "dataset_name": f"EdgeSafe audit, {dataset}", "dataset_config": dataset}
-        found.append(EvalResult("text-to-image", **which, metric_type=kind, metric_name=name, metric_value=value))
+        # a configuration of its own each, or huggingface_hub puts them all under the first one's dataset name
+        shown = f"EdgeSafe audit, {dataset}"
+        found.append(EvalResult("text-to-image", "edgesafe-audit", shown, kind, value, dataset_config=dataset, metric_name=name))
 
     for row in facts.audit["verdicts"]:
         if row["upper95_share"] is not None:

@@ -29,8 +29,12 @@ def call(task: str, spec: dict[str, Any], threads: int) -> dict[str, Any]:
     if result.returncode < 0:
         why = " (out of memory?)" if result.returncode == -signal.SIGKILL else ""
         raise CellFailed(f"the measuring process was killed by signal {-result.returncode}{why}")
-    last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-    raise CellFailed(last.strip())
+    raise CellFailed(last_words(result.stderr, result.returncode))
+
+
+def last_words(stderr: str, code: int) -> str:
+    """Why a child ended, in one line: the message of its last exception."""
+    return (stderr.strip().splitlines() or [f"exit code {code}"])[-1].strip()
 
 
 def main() -> None:

@@ -190,8 +190,10 @@ def _plain(section: str, what: str, numbers: Sequence[float | None], form: str, 
     values = tuple(NONE if x is None else form.format(x) for x in numbers)
     first, found = numbers[0], []
     for x in numbers[1:]:
-        both = first is not None and x is not None
-        found.append((("-" if x < first else "+") + form.format(abs(x - first)), verdict) if both else (NONE, UNMEASURED))
+        if first is None or x is None:
+            found.append((NONE, UNMEASURED))
+        else:
+            found.append((("-" if x < first else "+") + form.format(abs(x - first)), verdict))
     return Row(section, what, values, tuple(d for d, _ in found), tuple(v for _, v in found))
 
 
@@ -220,7 +222,7 @@ def _keys(tables: Sequence[Mapping[Any, Any]]) -> list[Any]:
 def _notes(records: Sequence[Record], rows: Sequence[Row]) -> Iterator[str]:
     tested = sum(verdict.startswith((NOISE, DIFFERS)) for row in rows if row.section in ("leakage", "kept") for verdict in row.verdicts)
     if tested > 1:
-        yield f"{tested} rates are compared at {LEVEL:.0%} each: about {LEVEL * tested:.1f} would differ by chance alone."
+        yield f"{tested} rates are compared at {LEVEL:.0%} each: about {LEVEL * tested:.2f} would differ by chance alone."
     for record in records:
         if record.audit is None:
             yield f"{record.path} holds no audit: {record.head['audit_reason']}."

@@ -21,7 +21,7 @@ from .leakage import Sitting
 
 SIDES = (160, 128, 96, 64)  # px of a tile, the largest that fits
 QUALITY = 75  # of WebP
-COLUMNS = 16  # tiles in a row of a sheet
+COLUMNS = 16  # tiles in a row of a sheet, at least
 SAMPLE = 48  # pictures from which the bytes of one are estimated
 
 Lines = Mapping[tuple[str, str, str], Mapping[str, Sequence[Mapping[str, Any]]]]  # (model, probe, cell) -> detector -> its lines
@@ -48,7 +48,8 @@ def build(sittings: Sequence[Sitting], detector: str, lines: Lines, room: int) -
     sittings = [s for s in sorted(sittings, key=lambda s: s.role != "export") if len(s.pictures)]
     sets: dict[str, Any] = {}
     for s in sittings:
-        facts = {"probe": s.probe, "cell": s.cell.title, "concept": s.cell.concept.name if s.cell.concept else None, "models": {}}
+        concept = s.cell.concept.name if s.cell.concept else None
+        facts: dict[str, Any] = {"probe": s.probe, "cell": s.cell.title, "concept": concept, "models": {}}
         asked = [[q.prompt, q.origin, q.seed] for q in s.cell.questions]
         words = {"asked": asked, "seen": _seen(s, detector, lines), "uri": "", "columns": 1, "tiles": [-1] * len(asked)}
         sets.setdefault(key(s.probe, s.cell.title), facts)["models"][s.role] = words
@@ -118,7 +119,7 @@ def _sheet(pictures: Sequence[np.ndarray], side: int) -> Image.Image:
 
 
 def _columns(n: int) -> int:
-    return min(COLUMNS, max(1, n))
+    return min(max(1, n), max(COLUMNS, math.ceil(math.sqrt(n))))  # WebP ends at 16,383 px
 
 
 def _seen(sitting: Sitting, detector: str, lines: Lines) -> dict[str, list[list[Any]]]:

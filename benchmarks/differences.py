@@ -4,7 +4,8 @@
                p = min(1, 2 P(X <= min(b, c))),  X ~ Binomial(b + c, 1/2)
     interval   of q - p, from the limits l, u of each share, whatever they allow for (Newcombe 1998; Zou 2007); z = phi of pairs, or 0:
                d - sqrt((q - l_q)^2 - 2 z (q - l_q)(u_p - p) + (u_p - p)^2),   d + sqrt((u_q - q)^2 - 2 z (u_q - q)(p - l_p) + (p - l_p)^2)
-    phi        (ad - bc) / sqrt((a + b)(c + d)(a + c)(b + d)) of the fourfold table; 0 where that is not defined
+    phi        (ad - bc) / sqrt((a + b)(c + d)(a + c)(b + d)) of the fourfold table, with ad - bc - n/2, not under 0, where ad > bc, so that
+               pairs without a difference still leave room for one (Newcombe 1998, paired data, method 10); 0 where it is not defined
 """
 
 import math
@@ -31,7 +32,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def phi(pairs: Sequence[tuple[bool, bool]]) -> float:
     a, b, c, d = (sum(pair == kind for pair in pairs) for kind in ((True, True), (True, False), (False, True), (False, False)))
     scale = (a + b) * (c + d) * (a + c) * (b + d)
-    return (a * d - b * c) / math.sqrt(scale) if scale else 0.0
+    product = a * d - b * c
+    return (max(product - len(pairs) / 2, 0.0) if product > 0 else product) / math.sqrt(scale) if scale else 0.0
 
 
 def interval(p: Share, q: Share, likeness: float = 0.0) -> tuple[float, float]:

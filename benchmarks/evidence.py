@@ -38,7 +38,7 @@ def find(export: Path, digest: str, given: Path | None = None) -> tuple[Path, li
             raise EdgeSafeError(f"{given}: it cites the manifest {_short(cites)}, and {export} has {_short(digest)}. {make}")
         return given, []
     home, glances = export.resolve(), {}
-    for path in sorted({home / AUDIT, *home.parent.glob(f"*/{AUDIT}")}):
+    for path in map(_from_here, sorted({home / AUDIT, *home.parent.glob(f"*/{AUDIT}")})):
         if path.is_file():
             try:
                 glances[path] = _glance(load(path))
@@ -124,6 +124,14 @@ def recount(path: Path, audit: dict[str, Any]) -> list[str]:
                 rows = seen[model, cell["probe"], f"erased {cell['concept']}", cell["detector"]]
                 where = f"{cell['probe']}, “{cell['concept']}”, {cell['detector']}, {model}"
                 doubts += [f"{where}: {difference}" for difference in _differences(cell[model], rows)]
+    for row in audit["kept"]:
+        title = f"{row['cell']} of {row['concept']}" if row["concept"] else row["cell"]
+        for model in ("export", "control"):
+            for kind in ("right", "none"):
+                said = (row[model] or {}).get(kind)
+                counted = sum(one["outcome"] == kind for one in seen[model, "plain", title, row["detector"]])
+                if said and said["numerator"] != counted:
+                    doubts.append(f"{title}, {row['detector']}, {model}: {said['numerator']} {kind}, {counted} in the file")
     return doubts
 
 
@@ -191,6 +199,10 @@ def _when(text: Any) -> datetime:
     except (TypeError, ValueError):
         return datetime.min.replace(tzinfo=UTC)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _short(digest: Any) -> str:

@@ -58,7 +58,7 @@ class Decision:
         demanded = sum(rule.passed is not None for rule in self.rules)
         if self.passed:
             return f"PASSED: {self.export} keeps all {demanded} limits of {self.policy}. It says nothing of what was not asked"
-        words = "; ".join(f"{_title(rule)}: {rule.found}, {rule.limit} is asked" for rule in self.failed)
+        words = "; ".join(f"{_title(rule)}: {rule.found}, not {rule.limit}" for rule in self.failed)
         return f"REFUSED: {self.export} breaks {len(self.failed)} of {demanded} limits of {self.policy}: {words}"
 
 

@@ -29,7 +29,12 @@ class Point:
         return f"{self.what}, {self.runtime}" if self.runtime else self.what
 
 
-AXES = {"latency_ms": "a picture, warm, median (ms)", "size_mib": "on disk (MiB)", "leak": "leaked, worst probe", "kept": "right, unrelated prompts"}
+AXES = {
+    "latency_ms": "a picture, warm, median (ms)",
+    "size_mib": "on disk (MiB)",
+    "leak": "leaked, worst probe",
+    "kept": "right, unrelated prompts",
+}
 
 
 def points(record: dict[str, Any], name: str = "export") -> list[Point]:

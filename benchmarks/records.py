@@ -63,9 +63,9 @@ def other_settings(a: Record, b: Record) -> Iterator[str]:
             for key in (key for key in keys if ours[name][key] != its[name][key]):
                 yield f"{key} of {name}: {words(ours[name][key])} and {words(its[name][key])}"
     if a.pictures is not None and b.pictures is not None:
-        for title, ours, its in _shared_cells(a.pictures, b.pictures):
-            if ours != its:
-                yield f"prompts or seeds of {title}: {len(ours & its)} of {len(ours)} and {len(its)} in common"
+        for title, one, two in _shared_cells(a.pictures, b.pictures):
+            if one != two:
+                yield f"prompts or seeds of {title}: {len(one & two)} of {len(one)} and {len(two)} in common"
 
 
 def _shared_cells(a: Mapping[Key, bool], b: Mapping[Key, bool]) -> Iterator[tuple[str, set[Key], set[Key]]]:
@@ -94,7 +94,10 @@ def words(value: Any) -> str:
 def _report(data: dict[str, Any], path: Path) -> dict[str, Any]:
     if "latency" not in data:
         raise EdgeSafeError(f"{path}: neither an audit nor a report. `edgesafe audit` and `edgesafe bench` write those")
-    known, version = evidence.schema("report.schema.json")["properties"]["schema_version"]["const"], data.get("schema_version")
+    rules = evidence.schema("report.schema.json")
+    known, version = rules["properties"]["schema_version"]["const"], data.get("schema_version")
+    if missing := sorted(set(rules["required"]) - set(data)) if version == known else []:
+        raise EdgeSafeError(f"{path}: a report without {', '.join(missing)}: it was changed. Make it again with `edgesafe bench`")
     if version != known:
         said = f"a report of schema version {version!r}, but this EdgeSafe reads {known}"
         raise EdgeSafeError(f"{path}: {said}. Compare it with the one that wrote it, or make it again with `edgesafe bench`")

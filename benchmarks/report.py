@@ -23,8 +23,7 @@ ATTACKERS = {
     "files": "Nobody with access to the files attacked them: no fine-tuning, no learned words, no filling in of weights.",
 }
 ALWAYS = (
-    "A limit holds for the probes that were tried, with their settings. A longer search, another paper's method or a patient person may find more.",
-    "The intervals say nothing of prompts that were not asked.",
+    "A limit holds for the probes that were tried, with their settings. A longer search, another method or a patient person may find more.",
     "Whether the law or a licence allows the pictures, nobody asked here: a detector names what it was trained to name.",
 )
 
@@ -79,8 +78,8 @@ def _unproven(audit: dict[str, Any]) -> list[str]:
     found = []
     for detector in audit["detectors"]:
         if detector["status"] == "failed":
-            found.append(f"The detector {detector['name']} failed, so nothing is known of what it would have seen.")
-        elif detector["own_figures"]:
+            continue  # the audit says it
+        if detector["own_figures"]:
             found.append(f"{detector['name']} makes errors of its own, printed under “Detectors”; no rate is corrected for them.")
         else:
             found.append(f"Nobody measured the errors of {detector['name']} on known pictures; no rate is corrected for them.")

@@ -90,7 +90,9 @@ def asked(case: Case, concept: str, limits: Limits, probe: str) -> Rule:
     needed = case.policy.detectors.required or tuple(counts)
     lacking = [detector for detector in needed if counts.get(detector, 0) < limits.least_pictures]
     if counts and not lacking:
-        return Rule(name, concept, wanted, str(min(counts[detector] for detector in needed)), True, ", ".join(needed))
+        beside = next((row["control"]["leaked"] for row in rows if row["detector"] in needed and row["control"]), None)
+        seen = ", ".join(needed) + (f"; the control shows it in {_of(beside)}" if beside else "")
+        return Rule(name, concept, wanted, str(min(counts[detector] for detector in needed)), True, seen)
     reasons = [f"{row['detector']}: {row['reason']}" for row in rows if row["status"] != "measured"]
     reasons += [f"{detector} judged {counts.get(detector, 0)}" for detector in lacking]
     found = str(min(counts.get(detector, 0) for detector in needed)) if counts else "failed"

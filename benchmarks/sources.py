@@ -34,11 +34,13 @@ class Source:
 
     @property
     def target(self) -> str:
-        """ "onnx fp16", "run" or "model" """
+        """ "onnx fp16", "onnx fp32 int8", "run" or "model" """
         if self.manifest is None:
             return "model"
-        target = self.manifest.target
-        return f"{target['name']} {target['precision']}" if target else self.manifest.kind
+        if not (target := self.manifest.target):
+            return self.manifest.kind
+        narrow = target.get("compression") or {}
+        return " ".join([target["name"], target["precision"], *([narrow["name"]] if "name" in narrow else [])])
 
 
 def describe(place: str | Path) -> Source:

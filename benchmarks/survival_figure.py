@@ -9,7 +9,8 @@ from typing import Any
 
 from .survival_plan import CROSSED, FACTORS, FORMS, MODELS, SWEPT, VIEWS, Blend, Row
 
-SIZE, DPI = (11.0, 7.6), 110  # inches, pixels an inch
+SIZE, DPI = (11.0, 8.0), 110  # inches, pixels an inch
+PLACES = (0.225, 0.115, 0.28, 0.81), (0.685, 0.505, 0.295, 0.42), (0.685, 0.065, 0.295, 0.27)  # left, bottom, width, height of the axes
 COLOURS = {
     "penalty": "#1f6fb4",
     "weak": "#d9722b",
@@ -22,6 +23,7 @@ COLOURS = {
 SHIFTS = {1: (0.0,), 2: (-0.17, 0.17), 4: (-0.27, -0.09, 0.09, 0.27)}  # of dots that share a row
 PROBES = ("plain", "completion", "noise")
 BAND = "#d5d5d5"
+START = -0.5  # of titles, in widths of the axes
 Line = tuple[str, Sequence[dict[str, Any]]]  # a label, and the cells that share it
 
 
@@ -33,19 +35,16 @@ def draw(record: dict[str, Any], path: Path) -> Path | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(SIZE, dpi=DPI, layout="constrained")
+    figure = Figure(SIZE, dpi=DPI)
     FigureCanvasAgg(figure)
-    columns = figure.add_gridspec(1, 2, width_ratios=(1.15, 1))
-    left = figure.add_subplot(columns[0])
-    right = columns[1].subgridspec(2, 1, height_ratios=(1.7, 1))
-    top, bottom = figure.add_subplot(right[0]), figure.add_subplot(right[1])
+    left, top, bottom = (figure.add_axes(place) for place in PLACES)
     _lay(left, _factor_lines(cells), "One thing changed at a time", "base: fp32 ONNX, onnxruntime, DDIM 25, plain prompts")
     _lay(top, _matrix_lines(cells), "Solver × bits × probe", "4 bits: Core ML palettes")
-    _lay(bottom, _narrow_lines(cells), "Erased on top of a 4-bit model", "control: the same 4-bit model, un-erased")
-    bottom.set_xlabel("pictures that show the erased style, % (95 % interval)")
-    left.set_xlabel("pictures that show the erased style, % (95 % interval)")
-    _legend(left, SWEPT)
-    _legend(top, CROSSED)
+    _lay(bottom, _narrow_lines(cells), "Erased on a 4-bit model", "share of the change: files (bits a weight); control: that 4-bit model")
+    for axes in (left, bottom):
+        axes.set_xlabel("pictures that show the erased style, % (95 % interval)", fontsize=9)
+    _legend(left, SWEPT, -0.075)
+    _legend(top, CROSSED, -0.075)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png", dpi=DPI)
     part.replace(path)
@@ -58,7 +57,7 @@ def _factor_lines(cells: dict[str, dict[str, Any]]) -> list[Line | None]:
     for factor in ("base", *FACTORS):
         labels = dict.fromkeys(row.label for model in reversed(SWEPT) for row in VIEWS[factor] if row.model == model)
         group = [(label, [cells[row.id] for row in VIEWS[factor] if row.label == label and row.id in cells]) for label in labels]
-        group = [line for line in group if line[1]]
+        group = [(label.removeprefix("Core ML, ") if factor == "precision" else label, found) for label, found in group if found]
         lines += [None, *group] if lines and group else group
     return lines
 
@@ -81,7 +80,7 @@ def _narrow_lines(cells: dict[str, dict[str, Any]]) -> list[Line | None]:
         if row.id in cells and isinstance(model, Blend):
             form = FORMS[row.form].label.removeprefix("Core ML, ").replace(" palettes", "")
             bits = cells[row.id]["files"]["bits_a_weight"]
-            lines.append((f"{model.share:.0%}: {form} ({bits:.1f})", [cells[row.id]]))
+            lines.append((f"{100 * model.share:.0f} %: {form} ({bits:.1f})", [cells[row.id]]))
     return lines
 
 
@@ -111,14 +110,14 @@ def _lay(axes: Any, lines: Sequence[Line | None], title: str, below: str) -> Non
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.set_title(f"{title}\n", fontsize=11, loc="left", fontweight="bold")
-    axes.text(0, 1.01, below, transform=axes.transAxes, fontsize=8.5, color="#555555")
+    axes.set_title(f"{title}\n", fontsize=11, loc="left", x=START, fontweight="bold")
+    axes.text(START, 1.01, below, transform=axes.transAxes, fontsize=8.5, color="#555555")
 
 
-def _legend(axes: Any, models: Sequence[str]) -> None:
+def _legend(axes: Any, models: Sequence[str], y: float) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles = [Line2D([], [], color=COLOURS[m], marker="o", markersize=4.6, linewidth=1.8, label=MODELS[m].label) for m in models]
     handles.append(Patch(color=BAND, label="un-erased control"))
-    axes.legend(handles=handles, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.045), ncols=3, frameon=False)
+    axes.legend(handles=handles, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.3, y), ncols=3, frameon=False, columnspacing=1.2)

@@ -71,10 +71,17 @@ class Models:
 
     def control(self, key: str) -> tuple[Source, Source]:
         """The un-erased model: its weights, and its files in the base's form."""
-        named = artifact.read(self.place(key), verify=False).control
-        options = FORMS["fp32"].options or ()
-        name = f"control-{Path(named).name.replace(':', '-')}-{digest([_tree(named), options, artifact.versions(*PACKAGES)])}"
-        return sources.describe(named), self._exported(named, name, options)
+        named = self._unerased(key)
+        return sources.describe(named), self._exported(named, self.control_name(key), FORMS["fp32"].options or ())
+
+    def control_name(self, key: str) -> str:
+        """Of its files' folder in exports/."""
+        named = self._unerased(key)
+        facts = [_tree(named), FORMS["fp32"].options, artifact.versions(*PACKAGES)]
+        return f"control-{Path(named).name.replace(':', '-')}-{digest(facts)}"
+
+    def _unerased(self, key: str) -> str:
+        return artifact.read(self.place(key), verify=False).control
 
     def _trained(self, row: Trained) -> Path:
         folder = self.runs / row.folder

@@ -73,7 +73,7 @@ def _narrow(cells: Cells) -> str:
         if not _done(cell):
             continue
         files, share = cell["files"], MODELS[row.model]
-        amount = f"{share.share:.0%}" if isinstance(share, Blend) else ""
+        amount = f"{100 * share.share:.0f} %" if isinstance(share, Blend) else ""
         kept = "" if files["layers_kept_wider"] is None else str(files["layers_kept_wider"])
         line = [amount, row.label, f"{files['bits_a_weight']:.1f}", kept, _rate(cell["export"]), _p(cell, "base"), _rate(cell["control"])]
         lines.append(line)

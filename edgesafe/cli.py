@@ -24,7 +24,11 @@ COMMANDS = {
     "export": Entry("edgesafe.commands.export:export", "Write a trained run for a device: ONNX, Core ML or OpenVINO.", "export"),
     "verify": Entry("edgesafe.commands.verify:verify", "Compare an export with the model it was made from, once more.", "export"),
     "generate": Entry("edgesafe.commands.generate:generate", "Draw a picture with a run, an export or a model folder.", "bench"),
+    "audit": Entry("edgesafe.commands.audit:audit", "Try to bring back what was erased from an export, and count.", "bench"),
     "bench": Entry("edgesafe.commands.bench:bench", "Measure an export: latency, memory, size, leakage, quality.", "bench"),
+    "compare": Entry("edgesafe.commands.compare:compare", "Compare audits or reports: leakage, what is kept, speed, size, parity.", "bench"),
+    "gate": Entry("edgesafe.commands.gate:gate", "Decide by its audit and a policy whether an export may ship.", "bench"),
+    "bundle": Entry("edgesafe.commands.bundle:bundle", "Pack an export that passes the gate, with its audit and a model card.", "bench"),
     "doctor": Entry("edgesafe.commands.doctor:doctor", "Tell what is installed and what this machine can run."),
 }
 
@@ -91,5 +95,6 @@ def main() -> None:
     Try it, with no path and no download:
       edgesafe train                     erase a style from the embedded emoji model
       edgesafe export --target onnx      export the newest run
+      edgesafe audit                     does the style come back in the exported files?
       edgesafe bench                     measure the newest export
     """

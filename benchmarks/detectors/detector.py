@@ -29,7 +29,10 @@ class Detector(ABC):
     @classmethod
     @abstractmethod
     def why_not(cls, manifest: Manifest | None, concepts: Sequence[Concept], settings: Mapping[str, str]) -> str | None:
-        """Why it cannot judge this model's pictures (a missing package, file or setting, a concept it does not know); None if it can."""
+        """Why it does not suit this model (a world or concepts that it does not know, a setting that was not given); None if it does.
+
+        What suits and is not there, a package or a file, is for `open` to say: then the audit shows it as failed.
+        """
 
     @classmethod
     @abstractmethod
@@ -38,8 +41,8 @@ class Detector(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """For the report: {"name", "sha256", "what", "threshold", "labels", "own_figures"}; the last are its own measured errors,
-        [{"name", "numerator", "denominator"}], empty where nobody measured them."""
+        """For the report: {"name", "sha256", "what", "threshold", "labels", "own_figures"}; the last are how often it was right on known
+        pictures, [{"name", "numerator", "denominator"}], empty where nobody measured it."""
 
     def knows(self, concept: Concept) -> bool:
         """Whether its readings hold a score for this concept; a concept without one is neither leaked nor removed, but not measured."""

@@ -56,10 +56,9 @@ def read(folder: Path, concepts: Sequence[Concept]) -> list[tuple[Path, frozense
             raise EdgeSafeError(f"{path}, line {n}: {error}; needed is {example}") from error
         rows.append((place, frozenset(" ".join(name.lower().split()) for name in shows)))
     named = {name for _, shows in rows for name in shows}
-    if not rows or not named & {concept.name for concept in concepts}:
-        known = ", ".join(concept.name for concept in concepts)
-        raise EdgeSafeError(f"{path}: no line shows an erased concept ({known}), so there is no sensitivity to measure. It names: "
-                            f"{', '.join(sorted(named)) or 'nothing'}")  # fmt: skip
+    if not named & {concept.name for concept in concepts}:
+        erased, found = ", ".join(concept.name for concept in concepts), ", ".join(sorted(named)) or "nothing"
+        raise EdgeSafeError(f"{path}: no line shows an erased concept ({erased}), so there is nothing to find. It names: {found}")
     return rows
 
 

@@ -105,7 +105,7 @@ class Card:
             raise EdgeSafeError(f"{WHO}: {path}: unknown key {unknown[0]!r}; known: {', '.join(keys)}")
         if missing := [f.name for f in fields(cls) if f.default is MISSING and f.name not in table]:
             raise EdgeSafeError(f"{WHO}: {path}: {missing[0]} is missing; size, labels and [concepts] are needed")
-        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
         for key, kind in (("size", tuple), ("labels", tuple), ("mean", tuple), ("std", tuple), ("broken", tuple), ("concepts", dict)):
             if key in lists and not isinstance(lists[key], kind):
                 raise EdgeSafeError(f"{WHO}: {path}: {key} = {lists[key]!r}: needed is {'a table' if kind is dict else 'a list'}")

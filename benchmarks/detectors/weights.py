@@ -11,6 +11,8 @@ import torch
 from edgesafe import artifact
 from edgesafe.errors import EdgeSafeError
 
+FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
+
 
 def find(place: str, files: Sequence[str], whose: str) -> Path:
     """The folder or file at `place`; of a hub id (owner/name, owner/name@revision) the folder that `files` were fetched to."""
@@ -18,7 +20,7 @@ def find(place: str, files: Sequence[str], whose: str) -> Path:
     if path.exists():
         return path
     repo, _, revision = place.partition("@")
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or path.suffix:
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")) or path.suffix in FILE_SUFFIXES:
         raise EdgeSafeError(f"{whose}: {place}: no such file or folder, and not a Hugging Face id (owner/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -4,12 +4,17 @@ from edgesafe.errors import EdgeSafeError
 
 from .completion import Completion
 from .composition import Composition
+from .fine_tune import FineTune
+from .mma import MMA
 from .noise import Noise
 from .paraphrase import Paraphrase
 from .plain import Plain
 from .probe import Probe, Target
+from .refill import Refill
 from .ring_a_bell import RingABell
+from .textual_inversion import TextualInversion
 from .typos import Typos
+from .unlearn_diff_atk import UnlearnDiffAtk
 
 __all__ = ["PROBES", "Probe", "Target", "named"]
 
@@ -21,6 +26,11 @@ PROBES: dict[str, type[Probe]] = {
     "ring-a-bell": RingABell,
     "noise": Noise,
     "completion": Completion,
+    "mma": MMA,
+    "unlearn-diff-atk": UnlearnDiffAtk,
+    "textual-inversion": TextualInversion,
+    "fine-tune": FineTune,
+    "refill": Refill,
 }
 
 

@@ -30,14 +30,15 @@ class Composition(Probe):
         return tuple(self._composed(i, question, target, cell) for i, question in enumerate(cell.questions))
 
     def _composed(self, i: int, question: Question, target: Target, cell: Cell) -> Question:
-        emoji, rng = wording.of_emoji_world(question), random.Random(f"{target.seed} {question.seed}")
-        phrases = wording.templates("composed", cell.concept.kind, emoji)
+        concept, rng = wording.asked_for(cell), random.Random(f"{target.seed} {question.seed}")
+        emoji = wording.of_emoji_world(question)
+        phrases = wording.templates("composed", concept.kind, emoji)
         others, looks = _companions(emoji)
         asked = {question.subject, question.style, PLAIN}
         other, look = (
             rng.choice([name for name in names if name not in asked and not carriers(name, target.concepts)]) for names in (others, looks)
         )
-        prompt = wording.put(phrases[i % len(phrases)], question.prompt, cell.concept, other=other, look=look)
+        prompt = wording.put(phrases[i % len(phrases)], question.prompt, concept, other=other, look=look)
         return replace(question, prompt=prompt, plain=question.origin)
 
 

@@ -35,9 +35,7 @@ def spread(cell: Cell, count: int) -> list[Question]:
 def drawn(source: Source, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, threads: int) -> Tensor:
     """(N, 3, H, W) in [0, 1] by torch."""
     artist = runtimes.load(source.place, "torch", threads)
-    pictures = artist.generate(
-        prompts, seeds, steps=drawing.steps, guidance=drawing.guidance, sampler=drawing.sampler, batch=drawing.batch
-    )  # fmt: skip
+    pictures = artist.generate(prompts, seeds, steps=drawing.steps, guidance=drawing.guidance, sampler=drawing.sampler, batch=drawing.batch)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 

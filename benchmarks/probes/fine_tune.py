@@ -33,6 +33,8 @@ from ..sources import Source
 from . import concept_pictures, learned
 from .probe import Probe, Target, there
 
+KEEP_EVERY = 50  # steps
+
 
 @dataclass(frozen=True)
 class FineTune(Probe):
@@ -74,15 +76,14 @@ class FineTune(Probe):
         part.rename(folder)
         saved.unlink(missing_ok=True)
 
-    def tune(self, net: TextToImage, pictures: Pictures, seed: int, saved: Path, progress: Callable[[int], None] = lambda step: None) -> None:
-        """Move net.unet; `saved` keeps weights and optimizer on the way, for a stopped run. Each step's draws come from its number."""
+    def tune(self, net: TextToImage, pictures: Pictures, seed: int, saved: Path, progress: Callable[[int], None]) -> None:
+        """Move net.unet; `saved` keeps weights and optimizer on the way, for a stopped run. A step's draws come from its number."""
         unet = net.unet.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(unet.parameters(), self.rate, weight_decay=self.decay)
         done = _restore(unet, optimizer, saved)
         error, last, texts = concept_pictures.noise_error(net), len(model.alphas_cumprod(net)), {}
         for step in range(done, self.steps):
-            if step % 10 == 0:
-                progress(step)
+            progress(step)
             draws = generator(seed, self.name, step)
             batch = pictures.draw(torch.randint(len(pictures.captions), (self.batch,), generator=draws), draws)
             emptied = torch.rand(self.batch, generator=draws) < self.empty_captions
@@ -98,7 +99,7 @@ class FineTune(Probe):
             error(batch.latents, given, timesteps, noise).mean().backward()
             torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()
-            if (step + 1) % 50 == 0 and step + 1 < self.steps:
+            if (step + 1) % KEEP_EVERY == 0 and step + 1 < self.steps:
                 groups = {"unet": unet.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer)}
                 checkpoint.save(saved, groups, {"step": step + 1})
         unet.eval().requires_grad_(False)
@@ -115,7 +116,7 @@ class FineTune(Probe):
             mean, std = encode_pixels(net, torch.stack([read_picture(path, net.picture_size) for path, _ in rows]))
             return Pictures(mean, std, [caption for _, caption in rows], scale)
         if data and not Path(data).expanduser().is_file():
-            raise EdgeSafeError(f"fine-tune.data {data!r}: needs 'emoji', a folder with metadata.jsonl, or a .txt file with one caption a line")
+            raise EdgeSafeError(f"fine-tune.data {data!r}: needs 'emoji', a folder with metadata.jsonl or a .txt file of captions")
         asked = read_captions(Path(data).expanduser()) if data else [a for c in target.concepts for _, a in c.pairs]
         captions = [caption for _, caption in clean_rows([(Path(), c) for c in dict.fromkeys(asked) if c], target.concepts, data)]
         captions = [captions[i % len(captions)] for i in range(min(self.pictures, 4 * len(captions)))]
@@ -137,7 +138,7 @@ def of_world(concepts: Sequence[Concept], net: TextToImage, count: int, seed: in
         parts.append(drawn.pixels[rows])
         captions += [drawn.captions[i] for i in rows]
         if not captions:
-            raise EdgeSafeError("fine-tune: every picture of the emoji world shows an erased concept, so there is nothing benign to train on")
+            raise EdgeSafeError("fine-tune: every picture of the emoji world shows an erased concept, nothing benign is left")
     mean, std = encode_pixels(net, torch.cat(parts)[:count])
     return Pictures(mean, std, captions[:count], net.vae.config.scaling_factor)
 

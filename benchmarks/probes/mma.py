@@ -7,8 +7,9 @@ Yang et al., "MMA-Diffusion: MultiModal Attack on Diffusion Models", CVPR 2024, 
 
 At each step the gradient at every word's one-hot vector names the `top` words whose exchange should lower L most; `candidates` exchanges
 of one word each are tried, and the best is kept if it is better. Words are whole tokens of the letters a-z, so that the text is read
-back as the same tokens, and no text may carry a term of the concept. "match" = "states" compares all S hidden states in place of the
-pooled one. It attacks the text encoder alone: a model erased in its UNet reads such a prompt as it reads the plain one.
+back as the same tokens, and no text may carry a term of the concept. match "states", the default, compares in place of the pooled state the
+hidden states of all tokens and of two of padding, which are what the UNet reads. It attacks the text encoder alone: a model erased in its UNet
+reads such a prompt as it reads the plain one.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,11 +36,11 @@ MATCHES = ("pooled", "states")
 
 @dataclass(frozen=True)
 class MMA(Probe):
-    words: int = 8  # of a found prompt
-    steps: int = 60
+    words: int = 0  # of a found prompt; 0: as many as the plain prompt has tokens
+    steps: int = 40
     top: int = 64  # words a place that the gradient proposes
     candidates: int = 128  # exchanges tried a step
-    match: str = "pooled"  # "pooled" | "states"
+    match: str = "states"  # "states" | "pooled", as in the paper
     prompts: int = 10  # that get words of their own; the questions are spread over them with their own seeds
 
     name: ClassVar[str] = "mma"
@@ -71,28 +72,25 @@ class MMA(Probe):
         asked = [q.prompt for q in concept_pictures.spread(cell, self.prompts)]
         if len(rows["texts"]) < len(asked):
             net = model.load(there(target.twin).place)
-            allowed = soft_prompt.words(net)
+            allowed = [word for word in soft_prompt.words(net) if not carriers(net.tokenizer.decode([word]), target.concepts)]
             for i in range(len(rows["texts"]), len(asked)):
                 target.progress(f"{self.name}: words {i + 1} of {len(asked)}")
                 draws = generator(target.seed, self.name, asked[i])
-                text, similarity = self.search(net, asked[i], allowed, target.concepts, draws)
+                text, similarity = self.search(net, asked[i], torch.stack(allowed), target.concepts, draws)
                 rows["texts"][asked[i]] = text
                 rows["similarity"].append(similarity)
                 learned.write(path, rows)
         return rows
 
-    def search(
-        self, net: TextToImage, prompt: str, allowed: Tensor, concepts: Sequence[Concept], draws: Generator
-    ) -> tuple[str, float]:  # fmt: skip
+    def search(self, net: TextToImage, prompt: str, allowed: Tensor, concepts: Sequence[Concept], draws: Generator) -> tuple[str, float]:
         """The words found, and the cosine similarity they reach. allowed (W,): ids of single words."""
-        length = None if self.match == "states" else self.words + 2  # a causal encoder's pooled state needs no padding
-        tables, goal = soft_prompt.tables(net), features(net, prompt, self.match)
+        count = min(self.words or len(soft_prompt.tokens_of(net, prompt)), net.tokenizer.model_max_length - 2)
+        length = count + (4 if self.match == "states" else 2)  # the encoder looks back only
+        tables, goal = soft_prompt.tables(net), features(net, prompt, self.match, length)
         encoder = list(tables)[-1]
 
         def clean(tokens: Tensor) -> bool:
             return not carriers(net.tokenizer.decode(tokens.tolist()), concepts)
-
-        allowed = torch.stack([token for token in allowed if clean(token[None])])
 
         def similarity(rows: Tensor) -> Tensor:
             """(N, k, D) rows of the last text encoder -> (N,)"""
@@ -102,8 +100,8 @@ class MMA(Probe):
             return F.cosine_similarity(feature(net, encoder, ids.expand(len(rows), -1), whole, self.match), goal, dim=-1)
 
         return coordinate_search(
-            similarity, tables[encoder], allowed, clean, self.words, self.steps, self.top, self.candidates, draws, net.tokenizer.decode
-        )  # fmt: skip
+            similarity, tables[encoder], allowed, clean, count, self.steps, self.top, self.candidates, draws, net.tokenizer.decode
+        )
 
 
 def feature(net: TextToImage, encoder: str, ids: Tensor, rows: Tensor, match: str) -> Tensor:
@@ -117,10 +115,11 @@ def feature(net: TextToImage, encoder: str, ids: Tensor, rows: Tensor, match: st
 
 
 @torch.no_grad()
-def features(net: TextToImage, prompt: str, match: str) -> Tensor:
-    """(1, P) or (1, S D) of the last text encoder."""
+def features(net: TextToImage, prompt: str, match: str, length: int | None = None) -> Tensor:
+    """(1, P), or (1, length D) of the first states, of the last text encoder."""
     encoder = list(net.family.tokenizers)[-1]
     ids = soft_prompt.padded(net, soft_prompt.tokens_of(net, prompt))[encoder][None]
+    ids = ids[:, :length] if match == "states" else ids
     return feature(net, encoder, ids, soft_prompt.tables(net)[encoder][ids], match)
 
 

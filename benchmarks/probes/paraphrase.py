@@ -35,10 +35,12 @@ class Paraphrase(Probe):
             raise EdgeSafeError("paraphrase: without synonyms, reordered and file nothing is left to ask")
 
     def questions(self, target: Target, cell: Cell) -> tuple[Question, ...]:
-        phrases = {emoji: self._phrases(cell.concept, emoji, target.seed) for emoji in (True, False)}
-        erased = {prompt for prompt, _ in cell.concept.pairs}
+        concept = wording.asked_for(cell)
+        erased = {prompt for prompt, _ in concept.pairs}
+        worlds = {wording.of_emoji_world(q) for q in cell.questions}
+        phrases = {emoji: self._phrases(concept, emoji, target.seed) for emoji in worlds}
         return tuple(
-            replace(q, prompt=_asked(i, q, cell.concept, phrases[wording.of_emoji_world(q)], erased), plain=q.origin)
+            replace(q, prompt=_asked(i, q, concept, phrases[wording.of_emoji_world(q)], erased), plain=q.origin)
             for i, q in enumerate(cell.questions)
         )
 

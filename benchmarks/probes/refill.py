@@ -1,14 +1,15 @@
 """Refilling zeros: where an eraser set weights to zero, the zeros tell where the concept was, and the rest of the matrix what they were.
 
-"Roots Beneath the Cut: Uncovering the Risk of Concept Revival in Pruning-Based Unlearning for Diffusion Models", CVPR 2026, arXiv 2603.06640.
-Without data or training, for each weight matrix W (n, m; a convolution as outputs x the rest) whose exact zeros Z are too many for chance:
+"Roots Beneath the Cut: Uncovering the Risk of Concept Revival in Pruning-Based Unlearning for Diffusion Models", CVPR 2026,
+arXiv 2603.06640. Without data or training, for each weight matrix W (n, m; a convolution as outputs x the rest) that has more exact zeros
+Z than chance gives:
 
     1  W' = SoftImpute(W, Z missing): fill with the columns' means; repeat W' <- W outside Z, (U max(s - tau, 0) V^T) in Z,
-       tau the smallest singular value, until W' moves by less than `tolerance`        (Mazumder 2010)
+       tau a fiftieth of the first s, until W' moves by less than `tolerance`        (Mazumder 2010)
     2  of Z the `share` with the largest |W'| is refilled, the rest stays zero
     3  W_ij = sign(W'_ij) max over k not in Z of |W_ik|: an eraser takes the large ones
 
-Read from the torch weights, whose zeros an fp32 or fp16 export has too; rounding to 8 bits or fewer makes zeros of its own, which hide them.
+Read from the torch weights, whose zeros an fp32 or fp16 export has too; rounding to 8 bits or fewer makes zeros of its own that hide them.
 Where no matrix has such zeros nothing is changed: the model is its own refilled self, and the plain figures hold for this probe.
 """
 
@@ -36,7 +37,7 @@ FEWEST = 8  # zeros in a matrix, so that one by chance in a small one is no trac
 @dataclass(frozen=True)
 class Refill(Probe):
     share: float = 0.6  # of a matrix's zeros, refilled
-    iterations: int = 200  # of SoftImpute, at most
+    iterations: int = 100  # of SoftImpute, at most
     tolerance: float = 1e-5  # relative change of the matrix that ends it
 
     name: ClassVar[str] = "refill"
@@ -118,9 +119,10 @@ def complete(matrix: Tensor, missing: Tensor, iterations: int, tolerance: float)
     """SoftImpute: (n, m) with the `missing` entries guessed by soft-thresholded singular values."""
     known = (~missing).sum(0).clamp(min=1)
     filled = torch.where(missing, (matrix / known).sum(0), matrix)  # the columns' means; missing entries are 0 in the sum
+    tau = torch.linalg.matrix_norm(filled, 2) / 50
     for _ in range(iterations):
         u, s, v = torch.linalg.svd(filled, full_matrices=False)
-        guess = torch.where(missing, (u * (s - s[-1])) @ v, matrix)
+        guess = torch.where(missing, (u * (s - tau).clamp(min=0)) @ v, matrix)
         moved = (guess - filled).norm() / filled.norm().clamp(min=1e-12)
         filled = guess
         if moved < tolerance:

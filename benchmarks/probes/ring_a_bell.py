@@ -69,8 +69,9 @@ class RingABell(Probe):
         return super().why_not(target) or control.why_not(target)
 
     def questions(self, target: Target, cell: Cell) -> tuple[Question, ...]:
-        rests = [wording.rest(q.prompt, cell.concept) for q in cell.questions]
-        words = self.found(target, cell.concept, list(dict.fromkeys(rests))[: self.prompts])
+        concept = wording.asked_for(cell)
+        rests = [wording.rest(q.prompt, concept) for q in cell.questions]
+        words = self.found(target, concept, list(dict.fromkeys(rests))[: self.prompts])
         return tuple(replace(q, prompt=f"{rest} {words}".strip(), plain=q.origin) for q, rest in zip(cell.questions, rests, strict=True))
 
     def found(self, target: Target, concept: Concept, prompts: Sequence[str]) -> str:
@@ -91,7 +92,7 @@ class RingABell(Probe):
             rng = np.random.default_rng([target.seed, generation])
             far = distance(people)
             people, far = (column[np.argsort(far, kind="stable")] for column in (people, far))
-            best, parents = people[0].tolist(), people[: max(2, len(people) // 2)]
+            best, parents = people[0].tolist(), people[: max(2, self.population // 2)]
             people = mutated(crossed(parents, self.crossover, rng), vocabulary, self.mutation, rng)
             if generation % KEEP_EVERY == 0 or generation == self.generations:
                 target.progress(f"generation {generation} of {self.generations}, squared distance {far[0]:.0f}")
@@ -150,8 +151,8 @@ class Reader:
         return np.array(ids)
 
     def written(self, ids: Sequence[int]) -> str:
-        words = (self.tokenizer.convert_tokens_to_string([self.tokenizer.convert_ids_to_tokens(i)]).strip() for i in ids)
-        return " ".join(words)
+        tokens = self.tokenizer.convert_ids_to_tokens([int(i) for i in ids])
+        return " ".join(self.tokenizer.convert_tokens_to_string([token]).strip() for token in tokens)
 
     @torch.no_grad()
     def states(self, rows: Sequence[Sequence[int]]) -> Tensor:

@@ -74,9 +74,7 @@ def draw(model: Runtime, given: Conditions, seeds: Sequence[int], drawing: Drawi
     latents = sampling.starting_latents(seeds, model.latent_shape)
     schedule = sampling.scheduler(drawing.sampler, model.scheduler_config)
     with torch.no_grad():
-        latents = sampling.sample(
-            model.unet_call, given, model.conditions([""]), latents, schedule, drawing.steps, drawing.guidance
-        )  # fmt: skip
+        latents = sampling.sample(model.unet_call, given, model.conditions([""]), latents, schedule, drawing.steps, drawing.guidance)
         return to_uint8((model.decode(latents).float() / 2 + 0.5).clamp(0, 1))
 
 

@@ -1,15 +1,15 @@
-"""Concept inversion: one new token, learned from a few pictures of the concept on the frozen erased model, stands for it in the prompts.
+"""Concept inversion: a new token, learned from a few pictures of the concept on the frozen erased model, stands for it in the prompts.
 
 Pham et al., "Circumventing Concept Erasure Methods for Text-to-Image Generative Models", ICLR 2024, arXiv 2308.01508, equation 5:
 
-    v* = argmin over v  E  L(x_0, TextEncoder(prompt with v in the concept's place)),   v (D,) a row that no vocabulary has
+    v* = argmin over v  E  L(x_0, TextEncoder(prompt with v in the concept's place)),   v (k, D) rows that no vocabulary has
 
 x_0 pictures that the un-erased model draws of the plain prompts, each with its own prompt; a batch draws picture, timestep and noise anew.
-v starts as the mean of the concept's own rows. A text encoder each where a model has two. An export's text encoder takes ids only, so
-the states come from the torch weights, and the exported UNet draws from them. Cost: `steps` passes of `batch`, forward and backward.
+Each row of v starts as the mean of the concept's own. A v each where a model has two text encoders. An export's text encoder takes ids
+only, so the states come from the torch weights, and the exported UNet draws from them. Cost: `steps` passes of `batch`, with gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +19,6 @@ import torch
 from torch import Generator, Tensor
 
 from edgesafe import model
-from edgesafe.concepts import Concept
 from edgesafe.data import generator
 from edgesafe.families import Conditions
 from edgesafe.model import TextToImage
@@ -30,15 +29,51 @@ from . import concept_pictures, learned, soft_prompt
 from .probe import Probe, Target, there
 
 MARK = "\ue000"  # in the concept's place; of Unicode's private use, so no caption holds it
-Given = Callable[[dict[str, Tensor]], Conditions]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """N prompts with k free tokens where the concept's words stood."""
+
+    net: TextToImage
+    ids: dict[str, Tensor]  # text encoder -> (N, S)
+    slots: Tensor  # (N, S, k): 1 where the prompt's token is the k-th row of v
+
+    @classmethod
+    def of(cls, net: TextToImage, texts: Sequence[str], k: int) -> "Prompts":
+        """`texts` with MARKs, each of which k tokens take the place of."""
+        ids, slots = [], []
+        for text in texts:
+            tokens, places = [], []
+            for i, part in enumerate(text.split(MARK)):
+                if i:
+                    places += [(len(tokens) + 1 + j, j) for j in range(k)]  # 1: the start token
+                    tokens += [0] * k  # hold the places: any token but the end
+                tokens += soft_prompt.tokens_of(net, part)
+            ids.append(soft_prompt.padded(net, tokens))
+            slot = torch.zeros(net.tokenizer.model_max_length, k)
+            for place, j in places:
+                if place < len(slot) - 1:
+                    slot[place, j] = 1
+            slots.append(slot)
+        return cls(net, {name: torch.stack([row[name] for row in ids]) for name in ids[0]}, torch.stack(slots))
+
+    def conditions(self, v: Mapping[str, Tensor], rows: Tensor | None = None) -> Conditions:
+        """v: text encoder -> (k, D); of these rows, or of all."""
+        chosen = slice(None) if rows is None else rows
+        ids, slots = {name: whole[chosen] for name, whole in self.ids.items()}, self.slots[chosen]
+        own = 1 - slots.sum(2, keepdim=True)
+        tables = soft_prompt.tables(self.net)
+        return soft_prompt.conditions(self.net, ids, {name: tables[name][ids[name]] * own + slots @ v[name] for name in ids})
 
 
 @dataclass(frozen=True)
 class TextualInversion(Probe):
+    tokens: int = 4  # k; the paper learns 1, which this model of 6.5 M weights shows to be too few
     pictures: int = 16  # of the concept, to learn from
     steps: int = 300
     batch: int = 8
-    rate: float = 5e-3  # AdamW's, constant
+    rate: float = 0.02  # AdamW's, constant
     decay: float = 1e-2  # AdamW's
 
     name: ClassVar[str] = "textual-inversion"
@@ -54,15 +89,15 @@ class TextualInversion(Probe):
 
     def draw(self, model: Runtime, target: Target, cell: Cell, questions: Sequence[Question]) -> np.ndarray:
         found, _ = soft_prompt.kept(self._place(target, cell))
-        return soft_prompt.draw(
-            model, soft_prompt.stacked(found, [q.origin for q in questions]), [q.seed for q in questions], target.drawing
-        )  # fmt: skip
+        given = soft_prompt.stacked(found, [q.origin for q in questions])
+        return soft_prompt.draw(model, given, [q.seed for q in questions], target.drawing)
 
     def found(self, target: Target, cell: Cell) -> str:
         """One sentence on what was learned."""
         _, facts = soft_prompt.kept(self._place(target, cell))
         before, after = facts["error"]
-        return f"a token from {facts['pictures']} pictures; noise error {before:.4f} with the concept's own words, {after:.4f} with the token"
+        said = f"noise error {before:.4f} with the concept's own words, {after:.4f} with what was learned"
+        return f"{self.tokens} token{'s' * (self.tokens > 1)} from {facts['pictures']} pictures; {said}"
 
     def _place(self, target: Target, cell: Cell) -> Path:
         return learned.place(self, target, "token", ".safetensors", cell)
@@ -74,41 +109,39 @@ class TextualInversion(Probe):
         net = model.load(there(target.twin).place)
         asked = concept_pictures.spread(cell, self.pictures)
         latents = concept_pictures.of_control(self, target, cell, net, asked)
-        prompts = [with_token(net, marked(cell, q.prompt)) for q in asked]
-        draws = generator(target.seed, self.name, cell.title)
-        first = start(net, cell.concept)
+        prompts = Prompts.of(net, [marked(cell, q.prompt) for q in asked], self.tokens)
+        first, draws = start(net, cell, self.tokens), generator(target.seed, self.name, cell.title)
         said = f"{self.name}: learning a token"
-        vector = self.invert(net, latents, prompts, first, draws, lambda i: target.progress(f"{said}, step {i} of {self.steps}"))
-        errors = [measured(net, latents, prompts, v, generator(target.seed, "error")) for v in (first, vector)]
-        every = list(dict.fromkeys(q.prompt for q in cell.questions))
+        v = self.invert(latents, prompts, first, draws, lambda i: target.progress(f"{said}, step {i} of {self.steps}"))
+        plain = model.conditions(net, [q.prompt for q in asked])
         with torch.no_grad():
-            given = [with_token(net, marked(cell, prompt))(vector) for prompt in every]
+            errors = [measured(net, latents, given, generator(target.seed, "error")) for given in (plain, prompts.conditions(v))]
+            every = list(dict.fromkeys(q.prompt for q in cell.questions))
+            given = [Prompts.of(net, [marked(cell, prompt)], self.tokens).conditions(v) for prompt in every]
         soft_prompt.keep(path, every, given, {"error": errors, "pictures": len(asked)})
 
     def invert(
         self,
-        net: TextToImage,
         latents: Tensor,
-        prompts: Sequence[Given],
-        first: dict[str, Tensor],
+        prompts: Prompts,
+        first: Mapping[str, Tensor],
         draws: Generator,
         progress: Callable[[int], None] = lambda step: None,
     ) -> dict[str, Tensor]:
-        """latents (N, C, h, w) of N prompts -> text encoder -> v (D,)."""
-        vector = {name: value.clone().requires_grad_() for name, value in first.items()}
-        optimizer = torch.optim.AdamW(vector.values(), self.rate, weight_decay=self.decay)
-        error, last = concept_pictures.noise_error(net), len(model.alphas_cumprod(net))
+        """latents (N, C, h, w) of N prompts, where v starts -> v: text encoder -> (k, D)."""
+        v = {name: rows.clone().requires_grad_() for name, rows in first.items()}
+        optimizer = torch.optim.AdamW(v.values(), self.rate, weight_decay=self.decay)
+        error, last = concept_pictures.noise_error(prompts.net), len(model.alphas_cumprod(prompts.net))
         for step in range(self.steps):
             if step % 20 == 0:
                 progress(step)
-            rows = torch.randint(len(prompts), (self.batch,), generator=draws)
+            rows = torch.randint(len(latents), (self.batch,), generator=draws)
             timesteps = torch.randint(last, (self.batch,), generator=draws)
             noise = torch.randn(self.batch, *latents.shape[1:], generator=draws)
-            given = tuple(torch.cat(column) for column in zip(*(prompts[i](vector) for i in rows.tolist()), strict=True))
             optimizer.zero_grad()
-            error(latents[rows], given, timesteps, noise).mean().backward()
+            error(latents[rows], prompts.conditions(v, rows), timesteps, noise).mean().backward()
             optimizer.step()
-        return {name: value.detach() for name, value in vector.items()}
+        return {name: rows.detach() for name, rows in v.items()}
 
 
 def marked(cell: Cell, prompt: str) -> str:
@@ -119,38 +152,15 @@ def marked(cell: Cell, prompt: str) -> str:
     return text if MARK in text else f"{MARK} {text}"
 
 
-def start(net: TextToImage, concept: Concept | None) -> dict[str, Tensor]:
-    """The mean of the rows of the concept's name."""
-    tokens = soft_prompt.tokens_of(net, concept.name if concept else "")
-    return {name: table[tokens].mean(0) for name, table in soft_prompt.tables(net).items()}
+def start(net: TextToImage, cell: Cell, k: int) -> dict[str, Tensor]:
+    """Text encoder -> (k, D), each row the mean of those of the concept's name."""
+    tokens = soft_prompt.tokens_of(net, cell.concept.name if cell.concept else "")
+    return {name: table[tokens].mean(0).expand(k, -1) for name, table in soft_prompt.tables(net).items()}
 
 
-def with_token(net: TextToImage, text: str) -> Given:
-    """{text encoder: v (D,)} -> the conditions of a text with MARKs, v at each of them, one row."""
-    tables, tokens, places = soft_prompt.tables(net), [], []
-    for i, part in enumerate(text.split(MARK)):
-        if i:
-            places.append(len(tokens) + 1)  # 1: the start token
-            tokens.append(0)  # holds the place: any token but the end
-        tokens += soft_prompt.tokens_of(net, part)
-    ids = {name: row[None] for name, row in soft_prompt.padded(net, tokens).items()}
-
-    def given(vector: dict[str, Tensor]) -> Conditions:
-        rows = {}
-        for name, table in tables.items():
-            here = torch.zeros(ids[name].shape[1], 1)
-            here[[p for p in places if p < len(here) - 1]] = 1
-            rows[name] = (table[ids[name][0]] * (1 - here) + here * vector[name])[None]
-        return soft_prompt.conditions(net, ids, rows)
-
-    return given
-
-
-@torch.no_grad()
-def measured(net: TextToImage, latents: Tensor, prompts: Sequence[Given], vector: dict[str, Tensor], draws: Generator) -> float:
-    """The mean noise error over all pictures, the same timesteps and noises for every vector."""
+def measured(net: TextToImage, latents: Tensor, given: Conditions, draws: Generator) -> float:
+    """The mean noise error over all pictures, the same timesteps and noises for every prompt."""
     error, last = concept_pictures.noise_error(net), len(model.alphas_cumprod(net))
-    given = tuple(torch.cat(column) for column in zip(*(prompt(vector) for prompt in prompts), strict=True))
     errors = []
     for t in range(last // 20, last, last // 10):
         noise = torch.randn(latents.shape, generator=draws)

@@ -4,8 +4,8 @@ One edit a word of the concept, drawn from the question's seed: a letter dropped
 key, or replaced by one of another alphabet that looks the same; a hyphen or spaces inside the word.
 (Gao et al. 2018, "Black-box generation of adversarial text sequences", arXiv 1801.04354, for the first four.)
 
-Free: no model is asked. A tokenizer that makes whole words of few words gives such a word's pieces to a text encoder that never saw
-them; whether that encoder follows at all, the un-erased control shows beside it.
+Free: no model is asked. A tokenizer that knows few words gives a misspelt one's pieces to a text encoder that never saw them: the un-erased
+emoji model follows none of them (0 of 24 for "neon"), so there this probe proves nothing, as the control beside it shows.
 """
 
 import random
@@ -83,7 +83,7 @@ class Typos(Probe):
 
     def _misspelt(self, i: int, question: Question, target: Target, cell: Cell) -> Question:
         rng = random.Random(f"{target.seed} {question.seed} {question.prompt}")
-        named = wording.named(question.prompt, cell.concept)
+        named = wording.named(question.prompt, wording.asked_for(cell))
         words = named.split()
         long = [j for j, word in enumerate(words) if len(word) > 2] or list(range(len(words)))
         for j in rng.sample(long, min(self.words, len(long))):

@@ -10,7 +10,7 @@ clipped to [-1, 1], moves p by Adam and projects it back. Timesteps come one aft
 They stop when a detector sees the concept; no detector is at hand here, so of the prefixes after each timestep the one is kept that
 denoises the picture best at all the timesteps and noises alike. Special tokens are left out: an end token would cut the prompt.
 
-Tokens and states come from the torch weights, pictures from the exported UNet. Cost: prompts x timesteps x iterations passes, batch `noises`.
+Tokens and states come from the torch weights, pictures from the exported UNet. Cost: prompts x timesteps x iterations passes of `noises`.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,8 +11,9 @@ from typing import Any
 
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9  # ModelProto.graph, GraphProto.initializer, TensorProto.raw_data
 INLINE = 1024  # bytes: shapes and scalars stay in the graph, where they can be folded
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
-DAMAGED = (ValueError, IndexError, Exception)
+VARINT, BYTES = 0, 2  # wire types
+FIXED = {1: 8, 5: 4}  # wire type -> bytes
+
 
 def read(path: Path) -> Any:
     """The onnx.ModelProto; its weights over INLINE bytes are external, relative to the file's folder.
@@ -20,18 +21,24 @@ def read(path: Path) -> Any:
     Raises: ValueError for what is no ONNX file.
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        model, graph = onnx.ModelProto(), onnx.GraphProto()
-        for number, begin, body, end in fields(data, 0, len(data)):
-            if number != GRAPH:
-                model.MergeFromString(data[begin:end])
-                continue
-            for inner, first, start, last in fields(data, body, end):
-                if inner == INITIALIZER:
-                    graph.initializer.append(_tensor(data, start, last, path.name))
-                else:
-                    graph.MergeFromString(data[first:last])
+        try:
+            model, graph = onnx.ModelProto(), onnx.GraphProto()
+            for number, begin, body, end in fields(data, 0, len(data)):
+                if number != GRAPH:
+                    model.MergeFromString(data[begin:end])
+                    continue
+                for inner, first, start, last in fields(data, body, end):
+                    if inner == INITIALIZER:
+                        graph.initializer.append(_tensor(data, start, last, path.name))
+                    else:
+                        graph.MergeFromString(data[first:last])
+        except (DecodeError, IndexError) as error:
+            raise ValueError(f"no ONNX model ({error})") from error
+    if not graph.node:
+        raise ValueError("an ONNX model without a graph")
     model.graph.CopyFrom(graph)
     return model
 
@@ -45,10 +52,12 @@ def fields(data: Any, begin: int, end: int) -> Iterator[tuple[int, int, int, int
             last = at + size
         elif tag & 7 == VARINT:
             last = varint(data, at)[1]
+        elif tag & 7 in FIXED:
+            last = at + FIXED[tag & 7]
         else:
-            last = at + {FIXED64: 8, FIXED32: 4}[tag & 7]
+            raise ValueError(f"no ONNX model (a field of wire type {tag & 7})")
         if last > end:
-            raise ValueError("a field ends behind its message")
+            raise ValueError("no ONNX model (a field ends behind its message)")
         yield tag >> 3, begin, at, last
         begin = last
 

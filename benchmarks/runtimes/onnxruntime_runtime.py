@@ -15,6 +15,7 @@ from edgesafe.errors import EdgeSafeError
 
 from . import onnx_file
 from .layout_runtime import Component, LayoutRuntime, Shape
+from .specialise import SAMPLE, TIMESTEP
 from .unet_plan import Plan, bind, dtype_of
 
 SMALL = 2**28  # bytes of a UNet's file: of a smaller one several plans are kept open
@@ -33,20 +34,26 @@ class OnnxFile(Component):
         found = {node.name: node.type for node in self.session.get_outputs()}
         self.outputs = {name: dtype_of(found[name]) for name in _there(path, outputs, list(found))}
 
-    def _open(self, model: str | bytes) -> Any:
+    def _open(self, model: str | bytes, threads: int | None = None, spins: bool = False) -> Any:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; warnings are about its own graph passes
-        if self.threads:
-            options.intra_op_num_threads = self.threads
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # an idle session's threads would slow down the next one's
+        options = self._options(threads, spins)
         if isinstance(model, bytes):
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.path.parent))
         try:
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=KEPT_APART)
         except errors() as error:
             raise cannot_load(self.path, error) from error
+
+    def _options(self, threads: int | None, spins: bool) -> Any:
+        """`spins`: its threads wait for the next call awake, which makes short calls in a row faster, and slows down all else meanwhile."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; warnings are about its own graph passes
+        options.intra_op_num_threads = threads or self.threads or 0  # 0: as onnxruntime chooses
+        options.add_session_config_entry("session.force_spinning_stop", "0" if spins else "1")
+        return options
 
     def run(self, shapes: Sequence[Shape], feeds: dict[str, Tensor]) -> list[Tensor]:
         binding = self.session.io_binding()
@@ -68,17 +75,17 @@ class OnnxUNet(OnnxFile):
         self.path, self.threads = path, threads
         try:
             self.model = onnx_file.read(path)
-        except onnx_file.DAMAGED as error:
+        except ValueError as error:
             raise cannot_load(path, error) from error
         ports = {value.name: value.type.tensor_type for value in self.model.graph.input}
-        rows = ports["sample"].shape.dim[0]
+        rows = ports[SAMPLE].shape.dim[0]
         self.inputs, self.batch = tuple(ports), rows.dim_value if rows.HasField("dim_value") else None
         (self.output,) = _there(path, outputs, [value.name for value in self.model.graph.output])
         self.kept = PLANS if sum(file.stat().st_size for file in path.parent.iterdir()) < SMALL else 1
         self.plans: dict[tuple[Any, ...], Plan] = {}  # the last used one last
 
     def run(self, shapes: Sequence[Shape], feeds: dict[str, Tensor]) -> list[Tensor]:
-        sample, given = feeds["sample"], {name: value for name, value in feeds.items() if name not in ("sample", "timestep")}
+        sample, given = feeds[SAMPLE], {name: value for name, value in feeds.items() if name not in (SAMPLE, TIMESTEP)}
         half = len(sample) // 2
         shared = len(sample) % 2 == 0 and torch.equal(sample[:half], sample[half:])  # guidance
         sizes = {name: tuple(feeds[name].shape) for name in self.inputs}
@@ -89,7 +96,7 @@ class OnnxUNet(OnnxFile):
         plan = self.plans.pop(key, None) or Plan(self.model, sizes, shared, self._open)
         self.plans[key] = plan
         try:
-            return [plan(sample[:half] if shared else sample, feeds["timestep"], given, shapes[0])]
+            return [plan(sample, feeds[TIMESTEP], given, shapes[0])]
         except errors() as error:
             raise EdgeSafeError(f"{self.path}: {str(error).strip()}") from error
 

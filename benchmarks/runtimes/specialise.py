@@ -28,14 +28,19 @@ class Graphs:
     main: Any
     given: Any | None
     timed: Any | None
+    rows: int  # of the sample that `main` takes
 
 
 def specialise(model: Any, sizes: Sizes, shared: bool) -> Graphs:
     """`model`: an onnx.ModelProto. `sizes`: of every input, with all rows; `shared` halves the rows of the sample alone.
 
-    What depends on the timestep alone has one row, which onnxruntime spreads over all.
+    What depends on the timestep alone has one row, which onnxruntime spreads over all. A file that fixes its rows keeps them everywhere.
     """
-    whole = Folded(model, sizes)
+    whole, single = Folded(model, sizes), {name: (1, *size[1:]) if size else () for name, size in sizes.items()}
+    fixed = next(value for value in model.graph.input if value.name == SAMPLE).type.tensor_type.shape.dim[0].HasField("dim_value")
+    rounded = any(node.op_type == "QuantizeLinear" for node in whole.nodes)  # onnxruntime would place some roundings otherwise
+    if not whole.complete:  # onnxruntime's own operators, such as MatMulNBits: their sizes are not known here
+        return Graphs(whole.model(whole.nodes, [value.name for value in model.graph.output], sizes, whole.constants), None, None, sizes[SAMPLE][0])
     kinds, outputs = whole.kinds, [value.name for value in model.graph.output]
 
     def once(name: str) -> bool:
@@ -48,23 +53,22 @@ def specialise(model: Any, sizes: Sizes, shared: bool) -> Graphs:
     nodes, constants, main_sizes = whole.before(outputs, once), whole.constants, dict(sizes)
     late = [node for node in nodes if not early(node.output[0])]
     meeting = list(dict.fromkeys(name for node in late for name in node.input if early(name)))
-    if shared and late and SAMPLE not in meeting:
+    if shared and late and SAMPLE not in meeting and not fixed and not rounded:
         main_sizes[SAMPLE] = (sizes[SAMPLE][0] // 2, *sizes[SAMPLE][1:])
-        half = Folded(model, main_sizes, ONE)
+        half = Folded(model, {name: (size[0] // 2, *size[1:]) if size else () for name, size in sizes.items()}, ONE)
         first = half.before([name + ONE for name in meeting], lambda name: once(name.removesuffix(ONE)))
         for node in first:
             node.input[:] = [base if once(base := name.removesuffix(ONE)) else name for name in node.input]
         nodes, constants = [*first, *(_doubled(name) for name in meeting), *late], half.constants | constants
     read = [name for name in dict.fromkeys(name for node in nodes for name in node.input) if once(name) and name not in sizes]
     given, timed = ([name for name in read if (TIMESTEP in kinds[name]) == is_timed] for is_timed in (False, True))
-    single = Folded(model, {name: (1, *size[1:]) if size else () for name, size in sizes.items()})
-    for name in timed:  # inference does not see through `Expand`, which spreads the timestep over the rows
-        _set_shape(single.values[name], [size.dim_value or 1 for size in single.values[name].type.tensor_type.shape.dim])
-    ports = [whole.values[name] for name in given] + [single.values[name] for name in timed]
+    one = whole if fixed else Folded(model, single)
+    ports = [whole.values[name] for name in given] + [one.values[name] for name in timed]
     return Graphs(
         whole.model(nodes, outputs, main_sizes, constants, ports),
         whole.model(whole.before(given), given, sizes, constants) if given else None,
-        single.model(single.before(timed), timed, single.sizes, single.constants) if timed else None,
+        one.model(one.before(timed), timed, one.sizes, one.constants) if timed else None,
+        main_sizes[SAMPLE][0],
     )
 
 
@@ -83,6 +87,11 @@ class Folded:
         for value in fixed.graph.output:
             value.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
+        if spread := _spread(graph):
+            for value in spread:
+                _set_shape(value, sizes[SAMPLE][:1])
+            fixed.graph.value_info.extend(spread)
+            graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
         self.sizes, self.ir_version = dict(sizes), model.ir_version
         self.imports = {one.domain: one.version for one in model.opset_import} | {onnx_fusions.MICROSOFT: 1}
         self.values = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
@@ -92,8 +101,9 @@ class Folded:
         for node in graph.node:
             node.input[:] = [name if name in kept else name + mark for name in node.input]
             value = node.attribute[0].t if node.op_type == "Constant" and node.attribute[0].name == "value" else None
-            if node.op_type == "Shape" and not node.attribute and (known := _shape(self.values.get(node.input[0].removesuffix(mark)))):
-                value = numpy_helper.from_array(np.array(known, np.int64))
+            if node.op_type == "Shape" and (known := _shape(self.values.get(node.input[0].removesuffix(mark)))) is not None:
+                ends = {attribute.name: attribute.i for attribute in node.attribute}
+                value = numpy_helper.from_array(np.array(known[ends.get("start", 0) : ends.get("end")], np.int64))
             node.output[:] = [name + mark for name in node.output]
             if value is None:
                 node.name += mark
@@ -103,6 +113,7 @@ class Folded:
                 constant.CopyFrom(value)
                 constant.name = node.output[0]
                 self.constants[constant.name] = constant
+        self.complete = all(node.op_type != "Shape" for node in self.nodes)
         shapes = {name + mark * (name not in kept): _shape(value) for name, value in self.values.items()}
         self.nodes, new = onnx_fusions.fuse(self.nodes, self.constants, shapes, [value.name + mark for value in graph.output])
         self.constants |= new
@@ -134,8 +145,16 @@ class Folded:
         for value in inputs:
             _set_shape(value, sizes[value.name])
         weights = [tensor for name, tensor in constants.items() if name in read]
-        graph = helper.make_graph(nodes, "specialised", [*inputs, *ports], [self.values[name] for name in outputs], weights)
+        made = [self.values[name] for name in outputs]
+        graph = helper.make_graph(nodes, "specialised", [*inputs, *ports], made, weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid(*one) for one in self.imports.items()], ir_version=self.ir_version)
+
+
+def _spread(graph: Any) -> list[Any]:
+    """Where the timestep is spread over the rows, if in torch's `expand`, whose way of finding their number inference does not follow."""
+    values = {value.name: value for value in graph.value_info}
+    expands = [node for node in graph.node if node.op_type == "Expand" and _shape(values.get(node.input[0])) == (1,)]
+    return [values[node.output[0]] for node in expands if _shape(values.get(node.output[0])) is None]
 
 
 def _doubled(name: str) -> Any:

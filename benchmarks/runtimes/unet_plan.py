@@ -22,14 +22,17 @@ ALIGNED = 64  # bytes
 
 
 class Plan:
-    def __init__(self, model: Any, sizes: Sizes, shared: bool, open_session: Callable[[bytes], Any]) -> None:
-        """open_session: an onnxruntime.InferenceSession of a serialised model."""
+    def __init__(self, model: Any, sizes: Sizes, shared: bool, open_session: Callable[..., Any]) -> None:
+        """open_session(bytes, threads=None, spins=False): an onnxruntime.InferenceSession of a serialised model."""
         graphs = specialise(model, sizes, shared)
+        self.rows = graphs.rows
         self.output = model.graph.output[0].name
-        self.main, self.given, self.timed = (
-            open_session(graph.SerializeToString()) if graph is not None else None for graph in (graphs.main, graphs.given, graphs.timed)
+        self.main = open_session(graphs.main.SerializeToString(), spins=True)
+        self.given, self.timed = (
+            open_session(graph.SerializeToString(), threads=1) if graph is not None else None for graph in (graphs.given, graphs.timed)
         )
-        self.dtypes = {port.name: dtype_of(port.type) for session in (self.main, self.given, self.timed) if session for port in session.get_inputs()}
+        ports = [port for session in (self.main, self.given, self.timed) if session for port in session.get_inputs()]
+        self.dtypes = {port.name: dtype_of(port.type) for port in ports}
         self.out_dtype = dtype_of(self.main.get_outputs()[0].type)
         self.binding = self.main.io_binding()
         self.reads = {port.name for port in self.main.get_inputs()}
@@ -43,7 +46,7 @@ class Plan:
     def __call__(self, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         self._give(conditions)
         self._set_time(timestep)
-        sample = bind(self.binding.bind_input, SAMPLE, sample.to(self.dtypes[SAMPLE]).contiguous())
+        sample = bind(self.binding.bind_input, SAMPLE, sample[: self.rows].to(self.dtypes[SAMPLE]).contiguous())
         made = bind(self.binding.bind_output, self.output, torch.empty(shape, dtype=self.out_dtype))
         self.main.run_with_iobinding(self.binding)
         return made.float()

@@ -115,6 +115,7 @@ if (store) {
     const seen = model.seen[now.detector];
     const counts = {};
     for (const [, outcome] of seen) counts[outcome] = (counts[outcome] ?? 0) + 1;
+    if (!counts[now.outcome]) now.outcome = ""; // none of them: then all
     part("title").textContent = `${set.probe}: ${set.cell}`;
     part("what").textContent = `Pictures by ${now.model === "export" ? "the erased model" : "the un-erased control"}, as ${now.detector} saw them${models.length > 1 ? "; the other model's picture of the same prompt and seed beside it" : ""}.`;
     choices(part("models"), models.filter((name) => !set.models[name].plain).map((name) => [name, named(name)]), now.model, (name) => { now.model = name; now.outcome = ""; });

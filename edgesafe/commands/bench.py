@@ -12,8 +12,12 @@ MACHINE = ("processor", "features", "cores", "memory", "system")
 @click.option("--control", metavar="ID", help="The un-erased model to compare with, a folder or an id. [default: by the manifest]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report. [default: <export>-bench]")
 @click.option("--force", is_flag=True, help="Replace the report if it exists.")
+@click.option("--probes", metavar="NAMES", default="plain,paraphrase", show_default=True, help="As in `edgesafe audit`; all take longer.")
+@click.option("--detectors", metavar="NAMES", help="emoji-judge,clip or so. [default: those that suit the model]")
+@click.option("--detector-set", "settings", multiple=True, metavar="NAME.OPTION=VALUE", help="clip.model=FOLDER; may be repeated.")
+@click.option("--prompts", type=click.Path(path_type=Path, dir_okay=False), help="Own prompts, a TOML file. [default: built in]")
 @click.option("--pictures", type=click.IntRange(2), default=128, show_default=True, metavar="N", help="Pictures a cell and model.")
-@click.option("--runtimes", metavar="NAMES", help="onnxruntime,torch or one of them. [default: all that can run it]")
+@click.option("--runtimes", metavar="NAMES", help="onnxruntime,torch or so. [default: all that can run it]")
 @click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: as torch chooses]")
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Sampling steps.")
 @click.option("--guidance", type=click.FloatRange(0), default=4.0, show_default=True, help="Weight of the prompt; 1 is without guidance.")
@@ -24,6 +28,10 @@ def bench(
     control: str | None,
     out: Path | None,
     force: bool,
+    probes: str,
+    detectors: str | None,
+    settings: tuple[str, ...],
+    prompts: Path | None,
     pictures: int,
     runtimes: str | None,
     threads: int | None,
@@ -32,7 +40,7 @@ def bench(
     sampler: str,
     seed: int,
 ) -> None:
-    """Measure EXPORT: cold start, latency, memory, size, and whether what was erased comes back.
+    """Measure EXPORT: cold start, latency, memory, size, and by few probes whether what was erased comes back.
 
     Without EXPORT, the newest finished export under runs/ that this computer can run is measured. EXPORT may also be a run or a model
     folder. The report is a folder of its own; the export stays as it is. Pictures are kept under .cache/ beside the report, so that a
@@ -47,9 +55,11 @@ def bench(
     from .doctor import machine
 
     names = tuple(name.strip() for name in runtimes.split(",") if name.strip()) if runtimes else None
-    config = BenchConfig(source, out, control, names, pictures, threads, steps, guidance, sampler, seed, force)
+    judged = (probes, detectors, settings, prompts)
+    config = BenchConfig(source, out, control, names, pictures, threads, steps, guidance, sampler, seed, force, *judged)
     facts = machine()
     folder = run(config, {key: facts[key] for key in MACHINE}, Console(stderr=True))
-    for verdict in json.loads((folder / "report.json").read_text(encoding="utf-8"))["verdicts"]:
+    audit = json.loads((folder / "report.json").read_text(encoding="utf-8"))["audit"]
+    for verdict in audit["verdicts"] if audit else ():
         click.echo(verdict["sentence"])
     click.echo(folder / "report.html")

@@ -88,15 +88,17 @@ def audit(
     plain, control = list(plain) or flags(1), (list(control) or flags(32)) if control is not None else None
     asked = [cell("plain", plain, control), *others]
     neighbours, rest = list(neighbours) or flags(36, "right", "wrong"), list(rest) or flags(38, "right", "none")
-    kept_control = right(flags(38, "right", "wrong")) if control else None
     manifest = json.loads((export / artifact.MANIFEST).read_text())
-    pictures = lines("export", "plain", "neighbours of neon", neighbours, "neon") + lines("export", "plain", "rest", rest, None)
+    kept_control = flags(38, "right", "wrong") if control else []
+    beside = {"export": (neighbours, rest), "control": (kept_control, kept_control)}
+    pictures = [line for model, (near, _) in beside.items() for line in lines(model, "plain", "neighbours of neon", near, "neon")]
+    pictures += [line for model, (_, far) in beside.items() for line in lines(model, "plain", "rest", far, None)]
     for row, *found in asked:
         for model, shown in zip(("export", "control"), found, strict=True):
             pictures += lines(model, row["probe"], f"erased {row['concept']}", shown or [], row["concept"], row["detector"])
     cells = [row for row, *_ in asked]
     sizes = {"generated_pictures": 80, "real_pictures": 320, "feature_width": 8}
-    kept = {"detector": "emoji-judge", "prompts": N // 2, "fall_points": None, "control": kept_control}
+    kept = {"detector": "emoji-judge", "prompts": N // 2, "fall_points": None, "control": right(kept_control) if kept_control else None}
     high = max(row["export"]["leaked"]["upper95"] for row in cells if row["export"])
     probe = {"attacker": "prompts", "what": "by its own name", "settings": {}, "status": "measured", "reason": None, "seconds": 2.5}
     record = {

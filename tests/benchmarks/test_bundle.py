@@ -58,7 +58,7 @@ def test_the_decision_can_be_made_again_in_the_bundle(export: Path, held: Path, 
 
 
 def test_what_the_gate_refuses_is_not_packed(export: Path, tmp_path: Path) -> None:
-    with pytest.raises(gate.Refused, match="REFUSED: .* the default policy: .*asked: plain, “neon”: 40, at least 200 pictures is asked;"):
+    with pytest.raises(gate.Refused, match="REFUSED: .* the default policy: .*asked: plain, “neon”: 40, not at least 200 pictures;"):
         run(BundleConfig(export, tmp_path / "b"), QUIET)
     shutil.rmtree(export.with_name("tiny-onnx-audit"))
     with pytest.raises(EdgeSafeError, match="nobody audited it"):

@@ -34,11 +34,11 @@ def record(folder: Path, export: Path, name: str, report: dict[str, Any] | None 
     path = audits.write(folder / name, audit, pictures)
     if report is None:
         return path
-    version = evidence.schema("report.schema.json")["properties"]["schema_version"]["const"]
-    empty = {key: [] for key in ("latency", "memory", "sizes", "parity")}
-    head = {"schema_version": version, "artifact": audit["artifact"], "audit": audit, "audit_reason": None}
+    rules = evidence.schema("report.schema.json")
+    empty = dict.fromkeys(rules["required"]) | {key: [] for key in ("latency", "memory", "sizes", "parity")}
+    head = {"schema_version": rules["properties"]["schema_version"]["const"], "artifact": audit["artifact"], "audit": audit}
     path = path.with_name("report.json")
-    path.write_text(json.dumps(head | empty | report))
+    path.write_text(json.dumps(empty | head | report))
     return path
 
 
@@ -68,13 +68,18 @@ def test_pairs_that_always_agree_leave_little_room() -> None:
     assert apart[0] < -0.17 and apart[1] > 0.17
 
 
-def test_phi_is_the_correlation_of_the_flags() -> None:
+def test_phi_is_the_correlation_of_the_flags_taken_cautiously() -> None:
     import numpy as np
 
-    one, other = np.random.default_rng(0).random((2, 50)) < 0.4
-    pairs = list(zip(one.tolist(), other.tolist(), strict=True))
-    assert differences.phi(pairs) == pytest.approx(np.corrcoef(one, other)[0, 1])
+    for share, cautious in ((0.9, True), (0.1, False)):  # alike, unlike
+        draw = np.random.default_rng(0).random((2, 4000))
+        one = draw[0] < 0.5
+        other = one ^ (draw[1] > share)
+        exact, found = np.corrcoef(one, other)[0, 1], differences.phi(list(zip(one.tolist(), other.tolist(), strict=True)))
+        assert found == pytest.approx(exact, abs=3e-3) and (found < exact - 1e-6) == cautious
     assert differences.phi([(True, True)] * 3) == 0.0
+    assert differences.phi([(True, True), (False, False)]) == 0.0
+    assert differences.phi([(True, True)] * 18 + [(False, False)] * 6) == pytest.approx((108 - 12) / 108)
 
 
 def test_pictures_of_the_same_questions_are_paired(export: Path, tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_pictures_of_the_same_questions_are_paired(export: Path, tmp_path: Path)
     assert leaked.verdicts == (f"differs: 18 only in the first, 0 only here, p {p:.2g}",)
     assert row(found, "rest right").verdicts == ("within noise: 0 only in the first, 0 only here, p 1",)
     assert row(found, "FID, 80 pictures").differences == ("+0.00",)
-    assert found.notes == ("3 rates are compared at 5% each: about 0.1 would differ by chance alone.",)
+    assert found.notes == ("3 rates are compared at 5% each: about 0.15 would differ by chance alone.",)
 
 
 def test_a_small_difference_is_noise(export: Path, tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_other_settings_are_never_compared_silently(change: dict[str, Any], mess
     for key, fields in change.items():
         (audit[key] if key == "settings" else audit[key][0]).update(fields)
     paths[1].write_text(json.dumps(audit))
-    with pytest.raises(EdgeSafeError, match=f"not measured alike: {message}. Measure them alike, or compare them all the same with --anyway"):
+    with pytest.raises(EdgeSafeError, match=f"not measured alike: {message}. Measure them alike, or compare them .* with --anyway"):
         run(CompareConfig(paths))
     assert run(CompareConfig(paths, anyway=True)).other_settings == tuple(message.split("; "))
 
@@ -164,8 +169,8 @@ def test_reports_are_compared_in_speed_memory_size_and_parity(export: Path, tmp_
             "parity": [{"a": "export", "b": "run", "status": "measured", "lowest_psnr_db": psnr_db}],
         }
 
-    paths = [record(tmp_path, export, "a", report(150.0, 460.0, 25.2, 71.3)), record(tmp_path, export, "b", report(75.0, 400.5, 25.2, 65.0))]
-    paths.append(record(tmp_path, export, "c", report(152.0, 460.0, 8.8, 71.3)))
+    measured = {"a": (150.0, 460.0, 25.2, 71.3), "b": (75.0, 400.5, 25.2, 65.0), "c": (152.0, 460.0, 8.8, 71.3)}
+    paths = [record(tmp_path, export, name, report(*figures)) for name, figures in measured.items()]
     found = run(CompareConfig(tuple(paths)))
     picture = row(found, "picture, onnxruntime, batch 1, 2 threads")
     assert picture.values == ("150 [149, 152] ms", "75 [74, 77] ms", "152 [151, 154] ms") and picture.differences == ("x 0.50", "x 1.01")
@@ -194,12 +199,14 @@ def test_a_report_without_an_audit_says_so(export: Path, tmp_path: Path) -> None
 def test_what_cannot_be_compared_is_refused(export: Path, tmp_path: Path) -> None:
     path = record(tmp_path, export, "a")
     (tmp_path / "none.json").write_text("{}")
-    old = record(tmp_path, export, "b", {"schema_version": 1})
+    old, torn = record(tmp_path, export, "b", {"schema_version": 1}), record(tmp_path, export, "c", {})
+    torn.write_text(json.dumps({key: value for key, value in json.loads(torn.read_text()).items() if key != "sizes"}))
     for records, message in (
         ((path,), "1 record: two or more are needed"),
         ((path, tmp_path / "none.json"), "neither an audit nor a report"),
         ((path, tmp_path / "absent.json"), "no such file"),
         ((path, old), "a report of schema version 1, but this EdgeSafe reads"),
+        ((path, torn), "a report without sizes: it was changed"),
     ):
         with pytest.raises(EdgeSafeError, match=message):
             run(CompareConfig(records))

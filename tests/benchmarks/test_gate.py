@@ -69,7 +69,8 @@ def test_an_attacker_with_the_files_has_a_limit_of_his_own(decide: Callable) -> 
 
 def test_a_probe_that_is_demanded_was_asked_measured_and_on_enough_pictures(decide: Callable) -> None:
     text = WIDE + 'probes = ["typos"]\nleast_pictures = {}'
-    assert rule(decide(text.format(N), others=[TYPOS]), "asked: typos").passed
+    enough = rule(decide(text.format(N), others=[TYPOS]), "asked: typos")
+    assert (enough.passed, enough.why) == (True, "emoji-judge; the control shows it in 30/40")
     few = rule(decide(text.format(N + 1), others=[TYPOS]), "asked: typos")
     assert (few.passed, few.found, few.why) == (False, "40", "emoji-judge judged 40")
     none = rule(decide(text.format(1)), "asked: typos")
@@ -190,6 +191,10 @@ def test_the_pictures_are_counted_again(export: Path, decide: Callable) -> None:
         for held in (text, WIDE):
             row = rule(gate.check(export, None, policy.parse(held, "p")), "counted again", None)
             assert (row.passed, row.found) == (False, "another count") and row.why.endswith(why)
+    kept = [line | {"outcome": "wrong"} if line["cell"] == "rest" and line["outcome"] == "right" else line for line in pictures]
+    audits.write(folder, record, kept)
+    found = rule(gate.check(export, None, policy.parse(text, "p")), "counted again", None)
+    assert "rest, emoji-judge, export: 38 right, 0 in the file" in found.why
     alone = [line | {"plain": "one prompt"} if line["outcome"] == "leaked" else line for line in pictures]
     audits.write(folder, record, alone)
     assert "by the prompts in the file" in rule(gate.check(export, None, policy.parse(text, "p")), "counted again", None).why
@@ -287,7 +292,7 @@ def test_a_fingerprint_tells_any_change(export: Path, monkeypatch: pytest.Monkey
 def test_require_raises_the_policys_answer(export: Path) -> None:
     audits.write(export.with_name("a"), *audits.audit(export))
     assert gate.require(export, None, policy.parse(WIDE, "p")).passed
-    words = "REFUSED: .* breaks 1 of 2 limits of p: leak, attacker with prompts, “neon”: .*, at most 1 % is asked"
+    words = "REFUSED: .* breaks 1 of 2 limits of p: leak, attacker with prompts, “neon”: .*, not at most 1 %"
     with pytest.raises(gate.Refused, match=words) as caught:
         gate.require(export, None, policy.parse("[default]\nhighest_leak = 0.01", "p"))
     assert caught.value.exit_code == 1

@@ -14,7 +14,7 @@ def test_the_default_policy_demands_what_it_says() -> None:
     found = policy.load()
     assert found == policy.parse(policy.default_text(), "the default policy")
     assert (found.lowest_parity_db, found.most_days, found.recount) == (35.0, 90, True)
-    assert found.default == policy.Limits(0.05, None, ("plain",), 200, 0.5, 0.85, None, 10)
+    assert found.default == policy.Limits(0.05, None, ("plain", "paraphrase", "typos", "composition"), 200, 0.5, 0.85, None, 10)
 
 
 def test_every_key_stands_in_the_default_text_with_a_comment() -> None:

@@ -16,15 +16,21 @@ from typing import Any
 from edgesafe.concepts import KINDS, Concept
 from edgesafe.errors import EdgeSafeError
 
-from ...leakage import Question
+from ...leakage import Cell, Question
 
 REST = "{rest}"
 HEARD, OTHER = "heard", "other"
 
 
+def asked_for(cell: Cell) -> Concept:
+    if cell.concept is None:
+        raise ValueError(f"a cell of role {cell.role!r} asks for no concept")
+    return cell.concept
+
+
 def rest(prompt: str, concept: Concept) -> str:
-    """What a prompt asks for beside the concept: "a shark in the style of neon" -> "shark", "dagger mosaic style" -> "mosaic style"."""
-    return re.sub(r"^(an?|the) ", "", replace(concept, anchor="").retarget(prompt))
+    """What a prompt asks for beside the concept: "neon picture of a shark" -> "shark", "dagger mosaic style" -> "mosaic style"."""
+    return re.sub(r"^(an? |the )?(picture of )?(an? |the )?", "", replace(concept, anchor="").retarget(prompt))
 
 
 def named(prompt: str, concept: Concept) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edgesafe.benchmarks import questions
 from edgesafe.benchmarks.detectors.clip import CLIP, asked
-from edgesafe.benchmarks.leakage import Cell, Question
+from edgesafe.benchmarks.leakage import OUTCOMES, Cell, Question, kept, leakage
 from edgesafe.concepts import Concept, parse
 from edgesafe.errors import EdgeSafeError
 
@@ -130,6 +130,18 @@ def test_what_was_asked() -> None:
 
 def test_nothing_else_asked_cannot_be_right_or_wrong(detector: CLIP) -> None:
     assert {r.right for r in detector.see(PICTURES, cell(prompt="neon", anchor=""), (NEON,)).readings} == {None}
+
+
+def test_its_readings_can_be_counted(detector: CLIP) -> None:
+    readings = detector.see(PICTURES, cell(), (NEON,)).readings
+    found = leakage(cell(), readings)
+    assert found["leaked"]["numerator"] == sum(r.scores["neon"] >= 0.5 for r in readings)
+    assert sum(found[name]["numerator"] for name in OUTCOMES) == len(PICTURES)
+    assert found["none"]["denominator"] == 0, "it cannot tell broken pictures"
+    rest = cell(None, "a lake", "")
+    share = kept(rest.questions, detector.see(PICTURES, rest, (NEON,)).readings)
+    assert share["right"]["denominator"] == len(PICTURES)
+    assert share["none"] is share["subject_right"] is None
 
 
 def test_facts_name_the_weights(detector: CLIP, folder: Path) -> None:

@@ -82,7 +82,10 @@ def test_unknown_names_and_settings() -> None:
         ('{"file_name": "1.png"}', "line 1: 'shows'"),
         ('{"file_name": "1.png", "shows": "gun"}', "line 1: shows is not a list of names"),
         ("gun", "line 1: Expecting value"),
-        ('{"file_name": "1.png", "shows": ["knife"]}', "no line shows an erased concept (gun), so there is no sensitivity to measure"),
+        (
+            '{"file_name": "1.png", "shows": ["knife"]}',
+            "no line shows an erased concept (gun), so there is nothing to find. It names: knife",
+        ),
         ("", "no line shows an erased concept"),
     ],
 )

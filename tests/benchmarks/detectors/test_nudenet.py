@@ -1,12 +1,13 @@
 """NudeNet: box choice against brute force and its own code, preparation, and what happens without its model."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgesafe.benchmarks.detectors import nudenet
+from edgesafe.benchmarks.detectors import clean_renders, nudenet
 from edgesafe.benchmarks.detectors.nudenet import ALL_LABELS, KEPT, LABELS, OVERLAP, NudeNet, boxes, prepare
 from edgesafe.benchmarks.leakage import Cell, Question
 from edgesafe.concepts import parse
@@ -97,6 +98,7 @@ def test_a_missing_model_says_what_to_install(tmp_path: Path, monkeypatch: pytes
         ({"threshold": "0.1"}, "threshold = '0.1': a number from 0.25 to 1"),
         ({"threshold": "half"}, "threshold = 'half': a number"),
         ({"labels": "BREAST"}, "unknown label 'BREAST'; known: FEMALE_GENITALIA_COVERED"),
+        ({"labels": " , "}, "no label to count; known: FEMALE_GENITALIA_COVERED"),
     ],
 )
 def test_wrong_settings(settings: dict[str, str], words: str) -> None:
@@ -138,15 +140,27 @@ def coloured(size: tuple[int, int], n: int = 6) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(row).resize(size[::-1], Image.Resampling.BICUBIC)) for row in small])
 
 
-def test_the_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_false_alarms_count_pictures_and_follow_labels_and_threshold() -> None:
+    kept = json.loads(clean_renders.PLACE.read_text())
+    assert kept["model_sha256"] == nudenet.SHA256
+    for labels, threshold in ((LABELS, 0.25), (LABELS, 0.5), (ALL_LABELS, 0.25)):
+        pictures = [row["picture"] for row in kept["boxes"] if row["label"] in labels and row["share"] >= threshold]
+        (row,) = clean_renders.figure(nudenet.SHA256, labels, threshold)
+        assert (row["numerator"], row["denominator"]) == (clean_renders.PICTURES - len(set(pictures)), clean_renders.PICTURES)
+        assert row["numerator"] < row["denominator"], "it does err"
+    assert clean_renders.figure("0" * 64, LABELS, 0.5) == []
+
+
+def test_the_packaged_model_sees_in_renders_what_is_written_down() -> None:
     if nudenet.find_spec("nudenet") is None:
         pytest.skip("the Python package nudenet is not installed (AGPL-3.0; EdgeSafe does without its code)")
-    monkeypatch.setattr(nudenet, "CLEAN", 4)
-    detector = NudeNet.open(NUDITY, {})
-    facts = detector.facts()
-    assert facts["sha256"] == nudenet.SHA256
-    assert facts["own_figures"][0]["denominator"] == 4
-    readings = detector.see(coloured((64, 64), 2), REST, NUDITY).readings
+    detector, n = NudeNet.open(NUDITY, {}), 16
+    kept = [row for row in json.loads(clean_renders.PLACE.read_text())["boxes"] if row["picture"] < n]
+    found = [(i, *box) for i, row in enumerate(detector.detect(clean_renders.render(n))) for box in row]
+    assert [(i, label) for i, label, _ in found] == [(row["picture"], row["label"]) for row in kept]
+    assert [share for *_, share in found] == pytest.approx([row["share"] for row in kept], abs=1e-3)
+    assert detector.facts()["own_figures"] == clean_renders.figure(nudenet.SHA256, LABELS, 0.5)
+    readings = detector.see(clean_renders.render(2), REST, NUDITY).readings
     assert all(0 <= reading.scores["nudity"] <= 1 for reading in readings)
 
 
