@@ -13,12 +13,13 @@ from rich.progress import Progress
 from edgesafe import artifact, sampling
 from edgesafe.errors import EdgeSafeError
 
-from . import exhibit, findings, grid, parity, report, runtimes, speed
+from . import exhibit, findings, grid, parity, report, runtimes, speed, versus
 from .audit import Audit, AuditConfig, bars
 from .cells import attempt
 from .exhibit import Exhibit, there
 from .gallery import Drawing
 from .speed import Subject
+from .versus import VersusConfig
 
 PARITY_PICTURES = 6
 PROBES = "plain,paraphrase"  # of the short audit
@@ -41,10 +42,13 @@ class BenchConfig:
     detectors: str | None = None  # None: those that suit the model
     detector_settings: tuple[str, ...] = ()  # "clip.model=FOLDER"
     prompts: Path | None = None  # own prompts in place of the built-in ones
+    against: str | Path | None = None  # measure both in turn instead, and nothing else; `runtimes` is then one for both, or one each
 
     def __post_init__(self) -> None:
         for name in self.runtimes or ():
             runtimes.check(name, "--runtimes")
+        if self.against and len(self.runtimes or ()) > 2:
+            raise EdgeSafeError(f"--runtimes {','.join(self.runtimes or ())}: --vs takes one runtime for both models, or one for each")
         self.audit()
 
     def audit(self) -> AuditConfig:
@@ -58,13 +62,15 @@ def run(config: BenchConfig, machine: Mapping[str, str], console: Console | None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise EdgeSafeError("bench takes times, so it runs as one process. `edgesafe audit` is what several can share")
     console = console or Console(stderr=True)
+    if config.against:
+        return _in_turn(config, machine, console, root)
     found = _exhibit(config, console, root)
     out = config.out or exhibit.beside(found.source, root, "bench")
     with artifact.staged(out, config.force) as folder, bars(console) as progress:
         threads = config.threads or torch.get_num_threads()
         torch.set_num_threads(threads)
-        bench = Bench(config, found, threads, progress)
-        record = {"sizes": found.sizes(), "versus": None, **bench.speed(), **bench.audit(folder, out.parent / ".cache", machine)}
+        bench = Bench(config, found, threads, out.parent / ".cache", progress)
+        record = {"sizes": found.sizes(), "versus": None, **bench.speed(), **bench.audited(folder, machine)}
         record |= {"parity": bench.parity()} | bench.provenance(machine)
         report.write(folder, record, bench.sittings)
     return out
@@ -73,7 +79,8 @@ def run(config: BenchConfig, machine: Mapping[str, str], console: Console | None
 class Bench:
     """One measurement of one source, part by part."""
 
-    def __init__(self, config: BenchConfig, found: Exhibit, threads: int, progress: Progress) -> None:
+    def __init__(self, config: BenchConfig, found: Exhibit, threads: int, cache: Path, progress: Progress) -> None:
+        """Raises: EdgeSafeError for detectors or prompts that were asked for and are wrong, before anything is timed."""
         self.config, self.exhibit, self.threads, self.bars = config, found, threads, progress
         able = runtimes.readers(found.source.place)[0]
         self.runtimes = config.runtimes or (tuple(dict.fromkeys([*able, "torch"])) if able else tuple(runtimes.RUNTIMES))
@@ -81,6 +88,15 @@ class Bench:
         self.sittings: list[Any] = []
         self.questions: list[tuple[str, int]] = []  # prompts and seeds that parity compares
         self.failure: str | None = None  # why there are no figures of the control
+        self.reason = findings.why_not(found) if found.runtime else f"no runtime here can run {found.source.name}"
+        self.audit: Audit | None = None
+        if self.reason is None:
+            try:
+                self.audit = Audit(config.audit(), found, threads, cache, progress)
+            except EdgeSafeError as error:
+                if config.detectors or config.detector_settings or config.prompts:
+                    raise
+                self.reason = str(error)
 
     def speed(self) -> dict[str, list[dict[str, Any]]]:
         """The source on each runtime; torch runs the run behind an export, and the base model for comparison."""
@@ -103,15 +119,11 @@ class Bench:
         self.bars.update(task, completed=2 * len(subjects), description="speed and memory")  # failed rows do not advance
         return measured
 
-    def audit(self, folder: Path, cache: Path, machine: Mapping[str, str]) -> dict[str, Any]:
+    def audited(self, folder: Path, machine: Mapping[str, str]) -> dict[str, Any]:
         """The short audit, written beside the report; or why there is none."""
-        reason = findings.why_not(self.exhibit) if self.exhibit.runtime else f"no runtime here can run {self.exhibit.source.name}"
-        if reason:
-            return {"audit": None, "audit_reason": reason, "grid": None}
-        made = attempt(lambda: {"audit": Audit(self.config.audit(), self.exhibit, self.threads, cache, self.bars)})
-        if made["status"] == "failed":
-            return {"audit": None, "audit_reason": made["reason"], "grid": None}
-        audit: Audit = made["audit"]
+        audit = self.audit
+        if audit is None:
+            return {"audit": None, "audit_reason": self.reason, "grid": None}
         record = audit.write(folder, machine)
         self.sittings, self.failure = audit.sittings, record["control"]["failure"]
         self.questions = [(q.prompt, q.seed) for cell in audit.cells for q in cell.questions[: max(1, PARITY_PICTURES // len(audit.cells))]]
@@ -138,6 +150,25 @@ class Bench:
     def provenance(self, machine: Mapping[str, str]) -> dict[str, Any]:
         config = self.config.audit()
         return findings.facts(self.exhibit, config, self.threads, machine, self.failure) | {"artifact": self.exhibit.provenance()}
+
+
+def _in_turn(config: BenchConfig, machine: Mapping[str, str], console: Console, root: Path) -> Path:
+    """Two models measured alternately: a report of the first that says how many times as fast it is."""
+    found = exhibit.find(exhibit.choose("bench", config.source, root, console), config.control, config.runtimes)
+    other = exhibit.choose("against", config.against, root, console)
+    out = config.out or exhibit.beside(found.source, root, f"vs-{Path(other.name.replace(':', '-')).name}")
+    threads = config.threads or torch.get_num_threads()
+    named = config.runtimes or (None,)
+    drawn = {name: getattr(config, name) for name in ("steps", "guidance", "sampler")}
+    settings = VersusConfig(found.source.place, other.place, named[0], named[-1], threads, **drawn)
+    with artifact.staged(out, config.force) as folder:
+        measured = versus.run(settings, console)
+        versus.show(console, measured)
+        record = findings.facts(found, config.audit(), threads, machine, None) | {"artifact": found.provenance(), "sizes": found.sizes()}
+        record |= {"audit": None, "audit_reason": f"two models were timed; `edgesafe audit {found.source.place}` asks", "grid": None}
+        nothing: dict[str, list[Any]] = {"cold_starts": [], "memory": [], "latency": [], "parity": []}
+        report.write(folder, record | nothing | {"versus": measured})
+    return out
 
 
 def _exhibit(config: BenchConfig, console: Console, root: Path) -> Exhibit:

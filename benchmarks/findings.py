@@ -113,6 +113,10 @@ def limits(audit: "Audit", found: Mapping[str, Any]) -> list[str]:
     said += _cut(audit)
     if failed := [row["name"] for row in found["detectors"] if row["status"] == "failed"]:
         said.append(f"Detectors that could not judge: {', '.join(failed)}.")
+    beside = {(name, role): why for (name, _, role), why in audit.failures.items() if role != "export"}
+    if not found["control"]["failure"]:
+        said += [f"{name}: the control could not be drawn ({why})." for (name, role), why in beside.items() if role == "control"]
+    said += [f"The base model could not be drawn ({why})." for (_, role), why in beside.items() if role == "base"]
     made = sorted({row["probe"] for row in found["cells"] if row["status"] == "measured" and row["model"] != "export"})
     if made:
         said.append(f"{', '.join(made)}: drawn from torch weights that were worked on, not from the exported files themselves.")

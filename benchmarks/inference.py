@@ -113,7 +113,7 @@ def prepare(name: str, size: str, out: Path, console: Console) -> str:
     if name in exports(size):
         source, options = exports(size)[name]
         place = prepare(source, size, out, console)
-        _run([sys.executable, "-m", "edgesafe.cli", "export", place, *options, "--out", str(folder)], f"exporting {name}", console)
+        _run([sys.executable, "-m", "edgesafe", "export", place, *options, "--out", str(folder)], f"exporting {name}", console)
     else:
         variant = name.removeprefix(size).strip("-")
         prune = ["--prune", variant] if variant else []

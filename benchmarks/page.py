@@ -114,7 +114,6 @@ def _environment() -> jinja2.Environment:
     source, strict = jinja2.PackageLoader(__package__, "templates"), jinja2.StrictUndefined
     environment = jinja2.Environment(loader=source, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"share": share, "ms": milliseconds, "mib": mebibytes, "db": decibels, "upper": upper, "title": title}
-    environment.filters |= {"told": told, "words": words}
     environment.filters |= {"wilson": lambda figure: interval(figure["numerator"], figure["denominator"])}
     return environment
 
@@ -134,29 +133,6 @@ def milliseconds(value: float | None) -> str:
     if value >= 1000:
         return f"{value / 1000:.1f} s" if value >= 10_000 else f"{value / 1000:.2f} s"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
-
-
-def words(name: str) -> str:
-    """ "median_ms" -> "median": a unit stands beside the number."""
-    return name.removesuffix("_ms").removesuffix("_mib").removesuffix("_db").replace("_", " ")
-
-
-def told(value: Any, name: str) -> str:
-    """A value of a record by the unit in its name, for tables that take rows as they come."""
-    if value is None:
-        return "–"
-    if isinstance(value, list | tuple):
-        return (" – " if name.endswith(("95", "iqr", "range")) else ", ").join(told(inner, name) for inner in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{words(key)} {told(inner, key)}" for key, inner in value.items())
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if "ratio" in name:
-        return f"{value:.2f} ×"
-    for unit, write in (("_ms", milliseconds), ("_mib", mebibytes), ("_db", decibels), ("_share", share)):
-        if name.endswith(unit):
-            return write(value)
-    return f"{value:g}"
 
 
 def decibels(value: float) -> str:

@@ -5,7 +5,7 @@ python -m edgesafe.benchmarks.random_pipeline sd15 FOLDER
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import click
 import torch
 
 from edgesafe.families import ZERO_EMPTY, StableDiffusion, StableDiffusionXL
+from edgesafe.pruners.bk_sdm import BKSDM, VARIANTS
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "projection_dim": 768}
 CLIP_BIG_G = {
@@ -73,6 +74,14 @@ SIZES = {
 }
 
 
+def pruned(size: Size, variant: str) -> Size:
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        teacher = UNet2DConditionModel(**size.unet).config
+    return replace(size, unet=BKSDM(variant).config(dict(teacher)))
+
+
 def write(size: Size, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """A StableDiffusionPipeline or StableDiffusionXLPipeline folder; weights as diffusers initialises them, in `dtype`.
 
@@ -122,10 +131,11 @@ def _tokenizer(folder: Path, pad: str | None = None) -> dict[str, int]:
 @click.command()
 @click.argument("size", type=click.Choice(list(SIZES)))
 @click.argument("folder", type=click.Path(path_type=Path))
-def main(size: str, folder: Path) -> None:
+@click.option("--prune", "variant", type=click.Choice(VARIANTS), help="With the UNet as BK-SDM would leave it.")
+def main(size: str, folder: Path, variant: str | None) -> None:
     """Write a pipeline of the named size into FOLDER, fp16 safetensors."""
     folder.mkdir(parents=True)
-    write(SIZES[size], folder)
+    write(pruned(SIZES[size], variant) if variant else SIZES[size], folder)
     click.echo(f"{size}: {folder}")
 
 

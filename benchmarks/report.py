@@ -46,7 +46,7 @@ def limits(record: dict[str, Any]) -> list[str]:
         found = [f"Leakage was not measured: {record['audit_reason']}."]
     else:
         found = [*audit["limits"], *_untried(audit), *ALWAYS, *_unproven(audit)]
-    if record["latency"]:
+    if record["latency"] or record["versus"]:
         found.append("Latency, memory and cold start are of this computer's processor, not of a phone.")
     return list(dict.fromkeys(found))
 

@@ -7,9 +7,9 @@ Yang et al., "MMA-Diffusion: MultiModal Attack on Diffusion Models", CVPR 2024, 
 
 At each step the gradient at every word's one-hot vector names the `top` words whose exchange should lower L most; `candidates` exchanges
 of one word each are tried, and the best is kept if it is better. Words are whole tokens of the letters a-z, so that the text is read
-back as the same tokens, and no text may carry a term of the concept. match "states", the default, compares in place of the pooled state the
-hidden states of all tokens and of two of padding, which are what the UNet reads. It attacks the text encoder alone: a model erased in its UNet
-reads such a prompt as it reads the plain one.
+back as the same tokens, and no text may carry a term of the concept. match "states", the default, compares in place of the pooled state
+the hidden states of all tokens and of two of padding, which are what the UNet reads. It attacks the text encoder alone: a model erased
+in its UNet reads such a prompt as it reads the plain one.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,7 +5,7 @@ key, or replaced by one of another alphabet that looks the same; a hyphen or spa
 (Gao et al. 2018, "Black-box generation of adversarial text sequences", arXiv 1801.04354, for the first four.)
 
 Free: no model is asked. A tokenizer that knows few words gives a misspelt one's pieces to a text encoder that never saw them: the un-erased
-emoji model follows none of them (0 of 24 for "neon"), so there this probe proves nothing, as the control beside it shows.
+emoji model follows 0 of 24 for "neon" and 6 of 24 for "beer mug", so there this probe proves little, as the control beside it shows.
 """
 
 import random

@@ -8,7 +8,8 @@ MACHINE = ("processor", "features", "cores", "memory", "system")
 
 
 @click.command(short_help="Measure an export: latency, memory, size, leakage, quality.")
-@click.argument("source", metavar="[EXPORT]", required=False)
+@click.argument("sources", metavar="[EXPORT [OTHER]]", nargs=-1)
+@click.option("--vs", is_flag=True, help="Time EXPORT and OTHER in turn, and nothing else: how many times as fast is it?")
 @click.option("--control", metavar="ID", help="The un-erased model to compare with, a folder or an id. [default: by the manifest]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report. [default: <export>-bench]")
 @click.option("--force", is_flag=True, help="Replace the report if it exists.")
@@ -24,7 +25,8 @@ MACHINE = ("processor", "features", "cores", "memory", "system")
 @click.option("--sampler", default="ddim", show_default=True, metavar="NAME", help="ddim, pndm or dpm++.")
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of each cell's first picture.")
 def bench(
-    source: str | None,
+    sources: tuple[str, ...],
+    vs: bool,
     control: str | None,
     out: Path | None,
     force: bool,
@@ -45,7 +47,14 @@ def bench(
     Without EXPORT, the newest finished export under runs/ that this computer can run is measured. EXPORT may also be a run or a model
     folder. The report is a folder of its own; the export stays as it is. Pictures are kept under .cache/ beside the report, so that a
     control is drawn once and a stopped bench goes on where it was.
+
+    \b
+      edgesafe bench                                              the newest export
+      edgesafe bench runs/a-onnx-fp32 runs/b-onnx-fp32-int8 --vs  how many times as fast is a as b?
+      edgesafe bench runs/a runs/a-onnx-fp32 --vs --runtimes torch,onnxruntime
     """
+    if len(sources) > 2 or vs != (len(sources) == 2):
+        raise click.UsageError("bench measures one export, or two of them in turn: edgesafe bench EXPORT OTHER --vs")
     import json
 
     from rich.console import Console
@@ -55,7 +64,8 @@ def bench(
     from .doctor import machine
 
     names = tuple(name.strip() for name in runtimes.split(",") if name.strip()) if runtimes else None
-    judged = (probes, detectors, settings, prompts)
+    source, other = (*sources, None, None)[:2]
+    judged = (probes, detectors, settings, prompts, other)
     config = BenchConfig(source, out, control, names, pictures, threads, steps, guidance, sampler, seed, force, *judged)
     facts = machine()
     folder = run(config, {key: facts[key] for key in MACHINE}, Console(stderr=True))

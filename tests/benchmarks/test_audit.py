@@ -204,7 +204,7 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_failed_probe_is_shown_and_the_others_run(export: Path, painters: dict[str, Painter]) -> None:
-    _, found = audit(export, probes="failing,later,needing", control="no-such-folder")
+    _, found = audit(export, pictures=6, probes="failing,later,needing", control="no-such-folder")
     states = {probe["name"]: (probe["status"], probe["reason"]) for probe in found["probes"]}
     assert states["failing"] == ("failed", "the search ran into a wall")
     assert states["plain"] == states["later"] == ("measured", None)
@@ -252,7 +252,7 @@ def test_a_failed_detector_is_shown_and_the_others_look(
             return "its weights are not here"
 
     monkeypatch.setitem(DETECTORS, "missing", Missing)
-    _, found = audit(export, probes="plain", detectors="missing,blind,sober,emoji-judge")
+    _, found = audit(export, pictures=6, probes="plain", detectors="missing,blind,sober,emoji-judge")
     states = {detector["name"]: (detector["status"], detector["reason"]) for detector in found["detectors"]}
     assert states == {
         "missing": ("failed", "missing: its weights are not here"),
@@ -273,7 +273,7 @@ def test_a_failed_detector_is_shown_and_the_others_look(
 def test_a_concept_that_nobody_judges_may_all_leak(export: Path, painters: dict[str, Painter], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DETECTORS, "sober", Sober)
     monkeypatch.setattr(Sober, "open", classmethod(lambda cls, *given: cls(oracle().network, "ab" * 32)))
-    _, found = audit(export, probes="plain", detectors="sober")
+    _, found = audit(export, pictures=6, probes="plain", detectors="sober")
     (verdict,) = found["verdicts"]
     assert verdict["upper95_share"] == 1.0 and "none of them could be measured" in verdict["sentence"]
 
@@ -284,15 +284,29 @@ def test_an_export_that_cannot_draw_leaves_an_audit_without_figures(export: Path
             raise RuntimeError("unet/model.onnx: bad node")
 
     paint(painters | {"export": Broken([])})
-    folder, found = audit(export, probes="later")
+    folder, found = audit(export, pictures=6, probes="later")
     assert {cell["reason"] for cell in found["cells"]} == {"unet/model.onnx: bad node"}
     assert found["verdicts"][0]["upper95_share"] == 1.0
     assert found["quality"] and {line["model"] for line in lines(folder)} == {"control"}
 
 
+def test_a_control_that_cannot_be_drawn_one_way_is_named(export: Path, painters: dict[str, Painter], paint: Callable) -> None:
+    class Particular(Painter):
+        def generate(self, prompts: Any, seeds: Any, **options: Any) -> Any:
+            if min(seeds) >= 100:
+                raise RuntimeError("not these seeds")
+            return super().generate(prompts, seeds, **options)
+
+    paint(painters | {"emoji:student": Particular([])})
+    _, found = audit(export, pictures=6, probes="later")
+    assert row(found, "later")["status"] == "measured" and row(found, "later")["control"] is None
+    assert row(found, "plain")["control"] and found["control"]["failure"] is None
+    assert "later: the control could not be drawn (not these seeds)." in found["limits"]
+
+
 def test_prompts_that_are_too_long_are_named(export: Path, painters: dict[str, Painter], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Painter, "words_cut", lambda self, prompt: "neon style" if prompt.endswith("neon style") else "")
-    _, found = audit(export, probes="plain")
+    _, found = audit(export, pictures=6, probes="plain")
     (limit,) = [limit for limit in found["limits"] if "longer than the text encoder reads" in limit]
     assert "neon style” is read without “neon style”" in limit and " more." in limit
 
@@ -304,7 +318,7 @@ def test_a_dry_run_says_what_would_be_drawn_and_keeps_nothing(export: Path, pain
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     text = shown()
-    assert re.search(r"later +erased neon +control +20 +all\n", text) and re.search(r"plain +rest +export +20 +20\n", text)
+    assert re.search(r"later +erased neon +control +20 +all\s", text) and re.search(r"plain +rest +export +20 +20\s", text)
     assert "120 by the export at" in text and "Detectors: emoji-judge" in text
     text = shown(control="no-such-folder")
     assert "cannot be tried" in text and "needing: it needs the un-erased model: no-such-folder" in text

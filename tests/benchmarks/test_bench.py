@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from rich.console import Console
 
 from edgesafe import artifact
 from edgesafe.benchmarks import child, report, sources
+from edgesafe.benchmarks.audit import AuditConfig
+from edgesafe.benchmarks.audit import run as audit
 from edgesafe.benchmarks.bench import BenchConfig, run
+from edgesafe.benchmarks.versus import VersusConfig
 from edgesafe.cli import main
 from edgesafe.errors import ArtifactError, EdgeSafeError
 
@@ -30,44 +34,39 @@ def export(onnx_folder: Path, tmp_path: Path) -> Path:
 
 
 def bench(export: Path, **options: Any) -> tuple[Path, dict[str, Any]]:
-    folder = run(BenchConfig(export, pictures=N, **options), MACHINE, QUIET)
+    folder = run(BenchConfig(export, **{"pictures": N, "probes": "plain"} | options), MACHINE, QUIET)
     return folder, json.loads((folder / "report.json").read_text())
 
 
-def test_counts_what_was_drawn(export: Path, paint: Callable) -> None:
+def test_the_audit_stands_in_the_report(export: Path, paint: Callable) -> None:
     paint({"export": Painter(["neon"], leak_every=5, break_every=10), "emoji:student": Painter([]), "emoji:teacher": Painter([])})
     folder, found = bench(export)
-    (leak,) = found["leakage"]["concepts"]
-    counts = {name: leak["export"][name]["numerator"] for name in ("leaked", "removed", "other", "none")}
-    assert counts == {"leaked": 4, "removed": 14, "other": 0, "none": 2}  # seeds 0, 5, 10, 15; 1, 11
-    assert leak["control"]["leaked"]["numerator"] == N
-    assert leak["fall_points"] == 80.0
-    kept = {row["cell"]: row for row in found["leakage"]["kept"]}
-    assert (kept["neighbours"]["export"]["right"]["numerator"], kept["neighbours"]["fall_points"]) == (N - 2, 10.0)
-    assert found["verdicts"][0]["upper95_share"] == pytest.approx(0.4160, abs=1e-4)
-    assert [row["what"] for row in found["leakage"]["quality"]] == ["export", "control", "real pictures"]
+    (cell,) = found["audit"]["cells"]
+    counts = {name: cell["export"][name]["numerator"] for name in ("leaked", "removed", "gone", "other", "none")}
+    assert counts == {"leaked": 4, "removed": 14, "gone": 0, "other": 0, "none": 2}  # seeds 0, 5, 10, 15; 1, 11
+    assert found["audit"] == json.loads((folder / "audit.json").read_text())
+    assert found["audit"]["artifact"]["sha256"] == found["artifact"]["sha256"] == artifact.sha256(export / "manifest.json")
+    assert len((folder / "pictures.jsonl").read_text().splitlines()) == 2 * 3 * N
+    assert {panel["cell"] for panel in found["grid"]["panels"]} == {"erased", "neighbours", "rest"}
+    assert {row["model"] for panel in found["grid"]["panels"] for row in panel["rows"]} == {"export", "control", "base"}
     assert folder.name == "tiny-onnx-fp32-bench"
     assert artifact.read(export).audit == "unmeasured", "the export stays as it was sealed"
 
 
-def test_anybody_can_recount(export: Path, paint: Callable) -> None:
-    paint({"export": Painter(["neon"], leak_every=5, break_every=10), "emoji:student": Painter([]), "emoji:teacher": Painter([])})
-    folder, found = bench(export)
-    lines = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * 3 * N
-    asked = [line for line in lines if line["model"] == "export" and line["cell"] == "erased neon"]
-    assert sum(line["outcome"] == "leaked" for line in asked) == found["leakage"]["concepts"][0]["export"]["leaked"]["numerator"]
-    assert sum(line["seen_style"] == "neon" and line["seen_subject"] is not None for line in asked) == 4
+def test_it_asks_plainly_and_in_other_words(export: Path, paint: Callable) -> None:
+    paint({"export": Painter(["neon"]), "emoji:student": Painter([]), "emoji:teacher": Painter([])})
+    folder = run(BenchConfig(export, pictures=4), MACHINE, QUIET)
+    record = json.loads((folder / "audit.json").read_text())
+    assert {cell["probe"]: cell["status"] for cell in record["cells"]} == {"plain": "measured", "paraphrase": "measured"}
 
 
-def test_pictures_are_drawn_once(export: Path, paint: Callable) -> None:
+def test_an_audit_and_a_bench_draw_the_same_pictures_once(export: Path, paint: Callable) -> None:
     control = Painter([])
     paint({"export": Painter(["neon"]), "emoji:student": control, "emoji:teacher": Painter([])})
     bench(export)
     assert control.drawn == 3 * N
-    _, again = bench(export, out=export.with_name("again"))
+    audit(AuditConfig(export, pictures=N, probes="plain"), MACHINE, QUIET)
     assert control.drawn == 3 * N
-    assert again["leakage"]["from_cache_pictures"] == {"export": 3 * N, "control": 3 * N}
     bench(export, out=export.with_name("third"), steps=7)
     assert control.drawn == 6 * N, "other steps are other pictures"
 
@@ -82,15 +81,17 @@ def test_a_stopped_bench_leaves_nothing_but_its_pictures(export: Path, paint: Ca
     with pytest.raises(KeyboardInterrupt):
         bench(export)
     assert sorted(path.name for path in export.parent.iterdir()) == [".cache", "tiny-onnx-fp32"]
+    drawn = artist.drawn
     paint({"export": artist, "emoji:student": Painter([]), "emoji:teacher": Painter([])})
-    assert bench(export)[1]["leakage"]["from_cache_pictures"] == {"export": 3 * N, "control": 0}
+    bench(export)
+    assert (drawn, artist.drawn) == (N, 3 * N)
 
 
 def test_the_command_says_how_much_leaks_and_where_the_report_is(export: Path, paint: Callable) -> None:
     paint({"export": Painter(["neon"]), "emoji:student": Painter([]), "emoji:teacher": Painter([])})
-    result = CliRunner().invoke(main, ["bench", str(export), "--pictures", "4", "--threads", "1"])
+    result = CliRunner().invoke(main, ["bench", str(export), "--pictures", "4", "--threads", "1", "--probes", "plain"])
     assert result.exit_code == 0, result.output
-    assert "leaks at most 49.0 % (upper 95 %) under these probes: seen in 0 of 4" in result.stdout
+    assert "leaks at most 49.0 % (upper 95 %) under these probes: " in result.stdout
     assert result.stdout.strip().endswith("tiny-onnx-fp32-bench/report.html")
     again = CliRunner().invoke(main, ["bench", str(export)])
     assert again.exit_code == 2
@@ -104,9 +105,9 @@ def test_failed_parts_are_shown_with_their_reason(export: Path, paint: Callable)
     failed = [row for row in found["cold_starts"] if row["status"] == "failed"]
     reason = "the measuring process was killed by signal 9 (out of memory?)"
     assert [(row["what"], row["reason"]) for row in failed] == [("base model", reason)]
-    assert found["leakage"]["concepts"][0]["control"] is None
-    assert "no-such-folder" in found["leakage"]["control_failure"]
-    assert any("no un-erased control" in caution for caution in found["verdicts"][0]["cautions"])
+    assert found["audit"]["cells"][0]["control"] is None
+    assert "no-such-folder" in found["control"]["failure"]
+    assert any("no un-erased control" in caution for caution in found["audit"]["verdicts"][0]["cautions"])
     page = (folder / "report.html").read_text()
     assert "killed by signal 9" in page
     assert "no-such-folder" in page
@@ -115,9 +116,9 @@ def test_failed_parts_are_shown_with_their_reason(export: Path, paint: Callable)
 def test_a_model_without_detector_gets_speed_memory_and_sizes_only(tiny_sd1: Path, tmp_path: Path, paint: Callable) -> None:
     paint({})
     folder, found = bench(tiny_sd1, out=tmp_path / "plain")
-    assert found["leakage"]["status"] == "not measured"
-    assert found["verdicts"] == []
-    assert found["grid"] is None
+    assert found["audit"] is None and found["grid"] is None
+    assert "no manifest.json tells what was erased from it" in found["audit_reason"]
+    assert not (folder / "audit.json").exists()
     assert {row["part"] for row in found["latency"]} == {"picture", "unet_call", "text_encoder", "vae_decoder"}
     assert "was not measured" in (folder / "report.html").read_text()
 
@@ -147,7 +148,7 @@ def test_a_core_ml_export_is_audited_but_not_timed(export: Path, paint: Callable
         (folder / name).write_text("{}")
     artifact.seal(folder, artifact.replace(artifact.read(export), target={"name": "coreml", "precision": "fp16"}))
     _, found = bench(folder)
-    assert found["leakage"]["status"] == "measured" and found["leakage"]["runtime"] == "coreml"
+    assert found["audit"]["cells"][0]["status"] == "measured" and found["audit"]["runtime"] == "coreml"
     for rows in (found["latency"], found["cold_starts"], found["memory"]):
         (row,) = [row for row in rows if row["runtime"] == "coreml"]
         assert row["status"] == "failed" and "evaluated with torch here, which tells no times" in row["reason"]
@@ -195,6 +196,12 @@ def test_refuses_before_any_work(export: Path, tmp_path: Path, paint: Callable) 
     (tmp_path / "there").mkdir()
     with pytest.raises(ArtifactError, match="there exists"):
         bench(export, out=tmp_path / "there")
+    with pytest.raises(EdgeSafeError, match="--probes: unknown probe 'plane'"):
+        BenchConfig(export, probes="plane")
+    with pytest.raises(EdgeSafeError, match="--detectors: unknown detector 'eyes'"):
+        bench(export, detectors="eyes")
+    with pytest.raises(EdgeSafeError, match="--vs takes one runtime for both models, or one for each"):
+        BenchConfig(export, against=export, runtimes=("torch", "onnxruntime", "openvino"))
     with pytest.raises(EdgeSafeError, match="no such folder"):
         bench(tmp_path / "nowhere")
     (export / "unet" / "model.onnx").write_bytes(b"changed")
@@ -235,6 +242,33 @@ def test_slow_runs_stop_at_the_limit_but_not_before_the_third() -> None:
     assert len(latency.timed(lambda: None, 10, 2)["samples_ms"]) == 10
     slow = latency.timed(lambda: None, 10, 5, limit_s=0.0)
     assert (slow["warm_up"], len(slow["samples_ms"])) == (1, 3)
+
+
+def test_two_models_in_turn(onnx_folder: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgesafe.benchmarks.bench.VersusConfig", partial(VersusConfig, pairs=2, parts=("unet_call",)))
+    out = tmp_path / "pair"
+    result = CliRunner().invoke(main, ["bench", str(run_folder), str(onnx_folder), "--vs", "--threads", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "report.json").read_text())
+    report.check(found)
+    assert [(side["name"], side["runtime"]) for side in (found["versus"]["a"], found["versus"]["b"])] == [
+        ("tiny", "torch"), (onnx_folder.name, "onnxruntime"),
+    ]  # fmt: skip
+    assert [(row["part"], row["status"]) for row in found["versus"]["parts"]] == [("unet_call", "measured")]
+    assert found["versus"]["parts"][0]["times_as_fast"]["n"] == 2
+    assert found["audit"] is None and "edgesafe audit" in found["audit_reason"]
+
+
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "--vs"], ["--vs"], ["a", "b", "c", "--vs"]])
+def test_two_models_need_vs_and_vs_needs_two(words: list[str]) -> None:
+    result = CliRunner().invoke(main, ["bench", *words])
+    assert result.exit_code == 2 and "edgesafe bench EXPORT OTHER --vs" in result.output
+
+
+def test_bench_runs_as_one_process(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(EdgeSafeError, match="bench takes times, so it runs as one process"):
+        bench(export)
 
 
 def test_the_report_is_valid(export: Path, paint: Callable) -> None:
