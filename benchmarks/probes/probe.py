@@ -69,6 +69,10 @@ class Probe(ABC):
         prompts, seeds = [q.prompt for q in questions], [q.seed for q in questions]
         return model.generate(prompts, seeds, steps=d.steps, guidance=d.guidance, sampler=d.sampler, batch=d.batch)
 
+    def found(self, target: Target, cell: Cell) -> str:
+        """What it learned for these questions, in words for the report; "" for a probe that learns nothing."""
+        return ""
+
     @property
     def redraws(self) -> bool:
         """Whether a picture depends on more than model, prompt, seed and drawing: then its kept copy is this probe's own."""

@@ -20,7 +20,7 @@ on two cores. Kept, and resumed, in the target's cache.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,10 +71,17 @@ class RingABell(Probe):
     def questions(self, target: Target, cell: Cell) -> tuple[Question, ...]:
         concept = wording.asked_for(cell)
         rests = [wording.rest(q.prompt, concept) for q in cell.questions]
-        words = self.found(target, concept, list(dict.fromkeys(rests))[: self.prompts])
+        words = self.words(target, concept, self._searched(rests))
         return tuple(replace(q, prompt=f"{rest} {words}".strip(), plain=q.origin) for q, rest in zip(cell.questions, rests, strict=True))
 
-    def found(self, target: Target, concept: Concept, prompts: Sequence[str]) -> str:
+    def found(self, target: Target, cell: Cell) -> str:
+        concept = wording.asked_for(cell)
+        return self.words(target, concept, self._searched(wording.rest(q.prompt, concept) for q in cell.questions))
+
+    def _searched(self, rests: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(rests))[: self.prompts]
+
+    def words(self, target: Target, concept: Concept, prompts: Sequence[str]) -> str:
         """The best words, from the cache if they are there. Raises: EdgeSafeError where there is no control, or no room for the words."""
         path = self._place(target, concept, prompts)
         state = learned.read(path) or {"generation": 0}

@@ -1,7 +1,9 @@
 """One contract for every runtime, on the tiny pipeline; and the same pictures from all of them."""
 
 import shutil
+import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 
 from edgesafe import artifact, model, sampling
 from edgesafe.benchmarks import runtimes
+from edgesafe.benchmarks.peers import PEERS
+from edgesafe.benchmarks.runtimes.layout_runtime import Words
 from edgesafe.benchmarks.runtimes.runtime import Runtime, latent_shape
 from edgesafe.errors import EdgeSafeError
 
@@ -36,8 +40,63 @@ def opened(run_folder: Path, onnx_folder: Path, coreml_folder: Path, openvino_fo
     return {name: runtimes.load(folder, name) for name, folder in folders.items()}
 
 
-def test_every_runtime_is_tried(opened: dict[str, Runtime]) -> None:
+@pytest.fixture(scope="module")
+def peers(run_folder: Path, onnx_folder: Path) -> dict[str, Runtime]:
+    """Others' own pipelines, on the same files."""
+    folders = {"optimum": onnx_folder, "diffusers": run_folder}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of others' code
+        return {name: PEERS[name].open(folder) for name, folder in folders.items()}
+
+
+def test_every_runtime_is_tried(opened: dict[str, Runtime], peers: dict[str, Runtime]) -> None:
     assert set(opened) == set(runtimes.RUNTIMES) == {cls.name for cls in runtimes.RUNTIMES.values()}
+    assert set(peers) == set(PEERS) == {cls.name for cls in PEERS.values()}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_draw_the_same_pictures(opened: dict[str, Runtime], peers: dict[str, Runtime], name: str, guidance: float) -> None:
+    ours = opened["onnxruntime"].pixels(PROMPTS, SEEDS, steps=4, guidance=guidance)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peers[name].pixels(PROMPTS, SEEDS, steps=4, guidance=guidance)
+    assert theirs.shape == ours.shape
+    assert (ours - theirs).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_each_part_of_a_peer_is_ours(opened: dict[str, Runtime], peers: dict[str, Runtime], name: str) -> None:
+    (states,), z, t = opened["onnxruntime"].encode(PROMPTS), sampling.starting_latents(SEEDS, opened["torch"].latent_shape), torch.tensor(481)
+    assert torch.allclose(peers[name].encode(PROMPTS)[0], states, atol=1e-4)
+    assert torch.allclose(peers[name].unet_call(z, t, states), opened["onnxruntime"].unet_call(z, t, states), atol=1e-4)
+    assert torch.allclose(peers[name].decode(z), opened["onnxruntime"].decode(z), atol=1e-4)
+
+
+@pytest.mark.parametrize("prompt", ["", "Red  Apple, 3 sharks' don't-stop!", "schön « naïve » 1½", "<|endoftext|> apple", "a\tb\nc", "red apple " * 60])
+def test_every_runtime_reads_the_same_tokens(opened: dict[str, Runtime], prompt: str) -> None:
+    expected = opened["torch"].encode([prompt])[0]
+    for name in ("onnxruntime", "openvino"):
+        assert torch.allclose(opened[name].encode([prompt])[0], expected, atol=1e-4), name
+
+
+def test_plain_words_need_no_transformers(onnx_folder: Path) -> None:
+    words = Words(onnx_folder / "tokenizer")
+    prompts = ["red apple", "", "Don't 1984 we'll -- stop?! it's, so.", "apple " * 90]
+    ids = words(prompts)
+    assert "tokenizer" not in vars(words), "transformers' tokenizer was not opened"
+    expected = words.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(ids, expected)
+
+
+def test_drawing_imports_neither_diffusers_nor_transformers(onnx_folder: Path) -> None:
+    """They are two fifths of the memory that the first picture takes."""
+    code = (
+        "import sys; from edgesafe.benchmarks import runtimes; runtimes.load(sys.argv[1]).pixels(['red apple'], [0], steps=2);"
+        "print([name for name in ('diffusers', 'transformers', 'optimum') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(onnx_folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)

@@ -46,7 +46,7 @@ def test_a_search_of_one_word_finds_the_best_of_all(tiny_sd1: Path, target: Targ
     vocabulary = reader.vocabulary(())
     every = reader.distance(neon, 3.0)(vocabulary[:, None])
     probe = RingABell(length=1, population=120, generations=40, mutation=1, crossover=0.9)
-    assert probe.found(target, neon, PROMPTS) == reader.written([int(vocabulary[every.argmin()])])
+    assert probe.words(target, neon, PROMPTS) == reader.written([int(vocabulary[every.argmin()])])
 
 
 def test_every_word_is_read_as_it_was_found(tiny_sd1: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_best_is_never_mutated() -> None:
 
 def test_a_stopped_search_goes_on_to_the_same_words(target: Target, neon: Concept) -> None:
     probe = RingABell(length=4, population=12, generations=30)
-    whole = probe.found(replace(target, cache=target.cache / "whole"), neon, PROMPTS)
+    whole = probe.words(replace(target, cache=target.cache / "whole"), neon, PROMPTS)
     seen: list[str] = []
 
     def stop(what: str) -> None:
@@ -84,16 +84,16 @@ def test_a_stopped_search_goes_on_to_the_same_words(target: Target, neon: Concep
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        probe.found(replace(target, progress=stop), neon, PROMPTS)
-    assert probe.found(replace(target, progress=seen.append), neon, PROMPTS) == whole
+        probe.words(replace(target, progress=stop), neon, PROMPTS)
+    assert probe.words(replace(target, progress=seen.append), neon, PROMPTS) == whole
     assert [what.split(",")[0] for what in seen] == [f"generation {n} of 30" for n in (10, 20, 20, 30)]
     count = len(seen)
-    assert probe.found(replace(target, progress=seen.append), neon, PROMPTS) == whole and len(seen) == count  # from the cache
+    assert probe.words(replace(target, progress=seen.append), neon, PROMPTS) == whole and len(seen) == count  # from the cache
 
 
 def test_the_distance_falls(target: Target, neon: Concept) -> None:
     seen: list[str] = []
-    RingABell(length=6, population=30, generations=60).found(replace(target, progress=seen.append), neon, PROMPTS)
+    RingABell(length=6, population=30, generations=60).words(replace(target, progress=seen.append), neon, PROMPTS)
     far = [float(what.split()[-1]) for what in seen]
     assert far == sorted(far, reverse=True) and far[-1] < far[0]
 
@@ -109,7 +109,7 @@ def test_own_words_may_be_left_out(tiny_sd1: Path, target: Target, cell_of: Call
 
 def test_what_does_not_fit(target: Target, neon: Concept, tmp_path: Path) -> None:
     with pytest.raises(EdgeSafeError, match="74 words do not fit behind the prompts; the text encoder leaves room for 73"):
-        RingABell(length=74).found(target, neon, PROMPTS)
+        RingABell(length=74).words(target, neon, PROMPTS)
     with pytest.raises(EdgeSafeError, match="mutation 2 must be from 0 to 1"):
         RingABell(mutation=2)
     with pytest.raises(EdgeSafeError, match="population 1 must be from 4"):
