@@ -141,7 +141,7 @@ class Audit:
         if not self.detectors:
             raise EdgeSafeError(f"no detector can judge {e.source.name}: {'; '.join(str(judge) for _, judge in self.judges)}")
         self.cells = questions.cells(e.source.manifest, e.concepts, c.pictures, c.seed, c.prompts)
-        self.task = self.progress.add_task("pictures", total=sum(n for *_, n in self.plan())) if self.progress else None
+        self.task = self.progress.add_task("pictures", start=False, total=sum(n for *_, n in self.plan())) if self.progress else None
 
     def asked(self) -> Iterator[tuple[Probe, Cell]]:
         """What each probe asks for: the plain one for everything, the others for what was erased."""
@@ -190,6 +190,8 @@ class Audit:
         return record
 
     def measure(self) -> None:
+        if self.progress and self.task is not None:
+            self.progress.start_task(self.task)
         for probe, cell in self.asked():
             begun = time.perf_counter()
             self._ask(probe, cell)

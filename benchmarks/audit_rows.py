@@ -79,7 +79,7 @@ def _cell_row(audit: "Audit", probe: Probe, cell: Cell, detector: Mapping[str, A
         **state,
         "drawn_by": order.runtime if order else None,
         "model": "export" if order is None or order.source == audit.exhibit.source else f"export, after {probe.name}",
-        "found": _learned(probe, order),
+        "found": _learned(order),
         "prompts": len({q.origin for q in asked.questions}),
         "export": export,
         "control": control,
@@ -101,12 +101,12 @@ def _beside(ours: Looked, its: Looked | None, detector: str) -> Sequence[Reading
     return its.readings.get(detector)
 
 
-def _learned(probe: Probe, order: Order | None) -> str | None:
-    found = getattr(probe, "found", None)
-    if found is None or order is None:
+def _learned(order: Order | None) -> str | None:
+    """What a probe that searches or learns says of it, None of the others."""
+    if order is None:
         return None
-    told = attempt(lambda: {"words": found(order.target, order.plain)})
-    return told.get("words")
+    told = attempt(lambda: {"words": order.probe.found(order.target, order.plain)})
+    return told.get("words") or None
 
 
 def kept_rows(audit: "Audit") -> list[dict[str, Any]]:

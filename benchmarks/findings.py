@@ -123,6 +123,8 @@ def limits(audit: "Audit", found: Mapping[str, Any]) -> list[str]:
     plain = sorted({row["probe"] for row in found["cells"] if row["status"] == "measured" and row["control_is"] == PLAIN})
     if plain:
         said.append(f"{', '.join(plain)}: the control's figures beside them are those of the plain prompts.")
+    if any(row["kid"] < 0 for row in found["quality"]):
+        said.append("KID lies below 0 because drawn and real pictures are of the same prompts: compare it only with the rows beside it.")
     return said
 
 

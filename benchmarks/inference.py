@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ def races(size: str) -> list[Race]:
     optimum = Model("emoji-onnx", "optimum", "Optimum fp32")
     eager = Model("emoji:teacher", "diffusers", "diffusers eager")
     openvino = Model("emoji-openvino", "openvino", "EdgeSafe OpenVINO fp32")
-    small = [replace(ours, folder=f"student-{kind}-int8", runtime=runtime, says=f"EdgeSafe BK-SDM int8, {runtime}") for kind, runtime in INT8]
-    large = [replace(one, folder=f"{size}-{one.folder.removeprefix('emoji').strip(':-')}") for one in (ours, optimum, eager, openvino)]
-    large[2] = replace(eager, folder=size)
+    small = [Model(f"student-{kind}-int8", runtime, f"EdgeSafe BK-SDM int8, {runtime}") for kind, runtime in INT8]
+    large = [replace(one, folder=one.folder.replace("emoji", size).removesuffix(":teacher")) for one in (ours, optimum, eager, openvino)]
     pruned = [
         replace(one, folder=one.folder.replace("student", f"{size}-{variant}"), says=one.says.replace("BK-SDM", f"BK-SDM {variant}"))
         for variant in VARIANTS
@@ -139,8 +139,8 @@ def race(one: Race, places: tuple[str, str], threads: int, pairs: int, limit_s: 
         a_ms, b_ms = in_turn((ours, theirs), one.what, pairs, WARM_UP[one.what], limit_s, AT_LEAST)
         peaks = [player.memory()["peak_mib"] for player in (ours, theirs)]
     return {
-        "ours": summary(a_ms) | {"peak_mib": peaks[0]},
-        "theirs": summary(b_ms) | {"peak_mib": peaks[1]},
+        "times": {"ours": summary(a_ms), "theirs": summary(b_ms)},
+        "peak_mib": {"ours": peaks[0], "theirs": peaks[1]},
         "times_as_fast": paired(b_ms, a_ms),
         "memory_ratio": round(peaks[0] / peaks[1], 3),
     }
@@ -149,20 +149,30 @@ def race(one: Race, places: tuple[str, str], threads: int, pairs: int, limit_s: 
 def show(console: Console, record: dict[str, Any]) -> None:
     from . import operators
 
-    table = Table("race", "ours", "theirs", "times as fast", "95 % interval", "pairs", "memory", title=f"{record['threads']} threads, in turn")
-    for name, row in record["races"].items():
+    title = f"{record['threads']} threads, in turn; memory is a process's peak"
+    table = Table("ours", "theirs", "times as fast", "95 %", "pairs", "MiB", "ratio", title=title)
+    failed, headed = [], None
+    for row in record["races"].values():
+        head = f"{row['part']}: {row['what']}" + (f", {row['size_px']} px" if row["size_px"] else "")
+        if head != headed:
+            table.add_section()
+            table.add_row(f"[bold]{head}[/bold]")
+            headed = head
+        ours, theirs = row["ours"]["says"].removeprefix("EdgeSafe "), row["theirs"]["says"]
         if row["status"] == "failed":
-            table.add_row(name, "failed", row["reason"], "", "", "", "")
+            table.add_row(ours, theirs, "failed")
+            failed.append(f"{head}, {ours} against {theirs}: {row['reason']}")
             continue
-        ratio, ends = row["times_as_fast"], row["times_as_fast"]["interval95"]
-        interval = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "too few"
-        times = (f"{row[side]['median_ms']:.0f} ms" for side in ("ours", "theirs"))
-        wide = " (wide)" if ratio["warning"] else ""
-        memory = f"{row['ours']['peak_mib']:.0f} / {row['theirs']['peak_mib']:.0f} MiB = {row['memory_ratio']:.2f}"
-        table.add_row(name, *times, f"{ratio['median']:.2f}{wide}", interval, str(ratio["n"]), memory)
+        ratio, ends, peaks = row["times_as_fast"], row["times_as_fast"]["interval95"], row["peak_mib"]
+        times = [f"{says}\n{row['times'][side]['median_ms']:.0f} ms" for side, says in (("ours", ours), ("theirs", theirs))]
+        interval = f"{ends[0]:.2f}-{ends[1]:.2f}" if ends else "too few"
+        fast = f"{ratio['median']:.2f}{' wide' if ratio['warning'] else ''}"
+        table.add_row(*times, fast, interval, str(ratio["n"]), f"{peaks['ours']:.0f} / {peaks['theirs']:.0f}", f"{row['memory_ratio']:.2f}")
     console.print(table)
+    for line in failed:
+        console.print(f"failed: {line}", highlight=False, soft_wrap=True)
     for name, row in record["profiles"].items():
-        console.print(f"[bold]{name}[/bold]" if row["status"] == "measured" else f"{name}: failed, {row['reason']}")
+        console.print(f"[bold]{name}[/bold]" if row["status"] == "measured" else f"failed: {name}: {row['reason']}")
         if row["status"] == "measured":
             operators.show(console, row)
 
@@ -212,10 +222,10 @@ def main(parts: str, size: str, threads: int, pairs: int, limit_s: float, out: P
 
     for one in races(size):
         if one.part in chosen:
-            keep("races", one.name, lambda one=one: ran(one), **asdict(one))
+            keep("races", one.name, partial(ran, one), **asdict(one))
     if "profile" in chosen:
         for folder, size_px in (("emoji-onnx", None), (f"{size}-onnx", 256), (f"{size}-{VARIANTS[0]}-onnx-int8", 256)):
-            keep("profiles", f"{folder}{f' at {size_px} px' if size_px else ''}", lambda f=folder, px=size_px: profiled(f, px))
+            keep("profiles", f"{folder}{f' at {size_px} px' if size_px else ''}", partial(profiled, folder, size_px))
     show(console, record)
     console.print(f"Figures: {file}")
 

@@ -51,12 +51,15 @@ def _highest(rows: Iterable[Row]) -> float | None:
 
 
 def _found(measured: Sequence[Row], worst: Row) -> str:
-    leaked, beside = worst["export"]["leaked"], worst["control"]
-    said = f"“{worst['probe']}” shows it most" if len(measured) > 1 else f"“{worst['probe']}” shows it"
-    said += f", in {leaked['numerator']} of {leaked['denominator']} pictures that asked for it"
+    leaked, beside, name = worst["export"]["leaked"], worst["control"], f"“{worst['probe']}”"
+    if any(row["export"]["leaked"]["numerator"] for row in measured):
+        most = " most" if len(measured) > 1 else ""
+        said = f"{name} shows it{most}, in {leaked['numerator']} of {leaked['denominator']} pictures that asked for it"
+    else:
+        said = f"none shows it, in {sum(row['export']['asked'] for row in measured)} pictures that asked for it"
     if beside is None:
         return said
-    how = "on the same prompts and seeds" if worst["control_is"] == SAME else "on the plain prompts"
+    how = f"on the same prompts and seeds as {name}" if worst["control_is"] == SAME else "on the plain prompts"
     return f"{said}; the un-erased control shows it in {beside['leaked']['numerator']} of {beside['leaked']['denominator']} {how}"
 
 

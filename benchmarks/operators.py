@@ -2,8 +2,9 @@
 
     python -m edgesafe.benchmarks.operators EXPORT [--size 256] [--threads 2]
 
-Arithmetic is counted of convolutions, matrix products and attention (2 operations a multiply-add) and divided by the time that the profile
-gives them; the machine's peak is the fastest of several large fp32 matrix products of torch in the same run. Operators in 8 bits may pass it.
+Arithmetic is counted of convolutions, matrix products and attention (2 operations a multiply-add) and divided by the time that the
+profile gives them; the machine's peak is the fastest of several large fp32 matrix products of torch in the same run. Operators in 8 bits
+may pass it.
 """
 
 import json
@@ -109,7 +110,7 @@ def by_operator(events: Sequence[Mapping[str, Any]], peak: float) -> dict[str, A
 
 
 def operations(operator: str, inputs: Shapes, outputs: Shapes) -> float:
-    """Additions and multiplications of a node; 0 for what is no product. Weights stand as onnxruntime packs them: blocks count as channels."""
+    """Additions and multiplications of a node; 0 for what is no product."""
     made = math.prod(outputs[0]) if outputs else 0
     if operator in ("Conv", "FusedConv"):
         return 2.0 * made * math.prod(inputs[1][1:])
@@ -124,8 +125,11 @@ def operations(operator: str, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def show(console: Console, record: Mapping[str, Any], top: int = 12) -> None:
-    title = f"UNet call {record['call_ms']:.1f} ms, {record['gflop']:.1f} GFLOP: {record['share_of_peak']:.0%} of the machine's {record['peak_gflops']:.0f}"
-    table = Table("operator", "nodes", "ms", "share", "GFLOP", "of the peak", title=f"{title} GFLOP/s in fp32, {record['threads']} threads")
+    title = (
+        f"UNet call {record['call_ms']:.1f} ms, {record['gflop']:.1f} GFLOP: {record['share_of_peak']:.0%} of the machine's "
+        f"{record['peak_gflops']:.0f} GFLOP/s in fp32, {record['threads']} threads"
+    )
+    table = Table("operator", "nodes", "ms", "share", "GFLOP", "of the peak", title=title)
     for row in record["operators"][:top]:
         of_peak = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
         table.add_row(row["operator"], str(row["nodes"]), f"{row['ms']:.2f}", f"{row['share']:.1%}", f"{row['gflop']:.2f}", of_peak)

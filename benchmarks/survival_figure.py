@@ -79,6 +79,7 @@ def _narrow_lines(cells: dict[str, dict[str, Any]]) -> list[Line | None]:
         model = MODELS[row.model]
         if row.id in cells and isinstance(model, Blend):
             form = FORMS[row.form].label.removeprefix("Core ML, ").replace(" palettes", "")
+            form += ", choice on" if cells[row.id]["files"]["layers_kept_wider"] is not None else ""
             bits = cells[row.id]["files"]["bits_a_weight"]
             lines.append((f"{100 * model.share:.0f} %: {form} ({bits:.1f})", [cells[row.id]]))
     return lines

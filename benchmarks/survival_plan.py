@@ -54,7 +54,7 @@ FORMS = {
     "6bit": Form("Core ML, 6-bit palettes", "coreml", (*COREML, "--palettize", "6")),
     "4bit": Form("Core ML, 4-bit palettes", "coreml", (*COREML, "--palettize", "4"), "4 bits"),
     "mixed40dB": Form("Core ML, mixed 40 dB", "coreml", (*COREML, "--mixed", "40dB")),
-    "torch": Form("torch, fp32", "torch", None),
+    "torch": Form("torch, the run's own files", "torch", None),
     "openvino": Form("OpenVINO, fp32", "openvino", ("--target", "openvino", "--precision", "fp32")),
     "coreml": Form("Core ML, fp16", "coreml", (*COREML, "--precision", "fp16")),
     "6bit-off": Form("Core ML, 6-bit palettes, choice off", "coreml", (*COREML, "--palettize", "6", "--no-keep-erased")),

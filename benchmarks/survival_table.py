@@ -75,7 +75,8 @@ def _narrow(cells: Cells) -> str:
         files, share = cell["files"], MODELS[row.model]
         amount = f"{100 * share.share:.0f} %" if isinstance(share, Blend) else ""
         kept = "" if files["layers_kept_wider"] is None else str(files["layers_kept_wider"])
-        line = [amount, row.label, f"{files['bits_a_weight']:.1f}", kept, _rate(cell["export"]), _p(cell, "base"), _rate(cell["control"])]
+        label = f"{row.label}, choice on" if kept else row.label
+        line = [amount, label, f"{files['bits_a_weight']:.1f}", kept, _rate(cell["export"]), _p(cell, "base"), _rate(cell["control"])]
         lines.append(line)
     heads = ["share of the change", "files", "bits a weight", "layers kept wider", "leaks", "p", "un-erased 4-bit control"]
     return _table(heads, lines)

@@ -16,16 +16,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from edgesafe.errors import EdgeSafeError
 
 from .child import MARK, CellFailed, last_words
+
+if TYPE_CHECKING:
+    from .runtimes.runtime import Runtime
 
 PARTS = ("picture", "unet_call", "text_encoder", "vae_decoder")
 PROMPT, SEED = "red apple", 0
 
 
 class Player:
-    """`with Player(source=..., runtime=..., threads=2) as player: player.play("picture")` -> ms. Raises: CellFailed with the child's last words.
+    """`with Player(source, "onnxruntime", threads=2) as player: player.play("picture")` -> ms.
+
+    Raises: CellFailed with the child's last words.
 
     `drawing`: steps, guidance and sampler; `size_px`: of the UNet call and the VAE, the model's own by default.
     """
@@ -77,7 +84,9 @@ class Player:
         self.log.close()
 
 
-def in_turn(players: tuple[Player, Player], part: str, n: int, warm_up: int, limit_s: float, at_least: int) -> tuple[list[float], list[float]]:
+def in_turn(
+    players: tuple[Player, Player], part: str, n: int, warm_up: int, limit_s: float, at_least: int
+) -> tuple[list[float], list[float]]:
     """Milliseconds of n runs of each, in pairs whose first changes place; fewer when the limit is over."""
     for _ in range(warm_up):
         for player in players:
@@ -104,7 +113,7 @@ def runs(model: Any, drawing: dict[str, Any], size_px: int | None) -> dict[str, 
     rows = 2 if guided else 1
     steps = model.scheduler(options["sampler"])
     steps.set_timesteps(options["steps"])
-    times = [t for t in steps.timesteps]
+    times = list(steps.timesteps)
     state: dict[str, Any] = {"i": 0}
 
     def unet_call() -> Any:
@@ -122,17 +131,15 @@ def runs(model: Any, drawing: dict[str, Any], size_px: int | None) -> dict[str, 
     }
 
 
-def open_model(source: str, runtime: str, threads: int) -> Any:
-    """A Runtime or a peer by name."""
+def class_of(runtime: str) -> "type[Runtime]":
+    """A runtime's or a peer's."""
     from . import runtimes
-    from .runtimes.runtime import Runtime
 
     if runtime in runtimes.RUNTIMES:
-        return runtimes.load(source, runtime, threads)
+        return runtimes.RUNTIMES[runtime]
     from .peers import PEERS
 
-    cls: type[Runtime] = PEERS[runtime]
-    return cls.open(source, threads)
+    return PEERS[runtime]
 
 
 def main() -> None:
@@ -145,14 +152,18 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(spec["threads"])
-    begun = time.perf_counter()
-    model = open_model(spec["source"], spec["runtime"], spec["threads"])
+    cls = class_of(spec["runtime"])
+    cls.import_libraries()
+    imported_mib, begun = memory.peak_mib(), time.perf_counter()
+    if reason := cls.why_not(spec["source"]):
+        raise EdgeSafeError(reason)
+    model = cls.open(spec["source"], spec["threads"])
     parts = runs(model, spec["drawing"], spec["size_px"])
     answer(load_ms=round(1e3 * (time.perf_counter() - begun), 1))
     for line in sys.stdin:
         part = line.strip()
         if part == "memory":
-            answer(peak_mib=round(memory.peak_mib(), 1))
+            answer(import_only_peak_mib=round(imported_mib, 1), peak_mib=round(memory.peak_mib(), 1))
             continue
         start = time.perf_counter()
         with torch.no_grad():

@@ -4,7 +4,6 @@ One after the other in pairs, the first of a pair changing place, so that whatev
 ratio b_ms / a_ms; the record holds their median, their quartiles and the sign test's 95 % interval for the median.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,7 +81,8 @@ def show(console: Console, record: dict[str, Any]) -> None:
         interval = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else "too few pairs"
         table.add_row(row["part"], str(row["batch"]), *times, f"{ratio['median']:.2f}", interval, str(ratio["n"]))
     if None not in (a["peak_mib"], b["peak_mib"]):
-        table.add_row("peak memory", "", f"{a['peak_mib']:.0f} MiB", f"{b['peak_mib']:.0f} MiB", f"A takes {a['peak_mib'] / b['peak_mib']:.2f}", "", "")
+        peaks = (f"{side['peak_mib']:.0f} MiB" for side in (a, b))
+        table.add_row("peak memory", "", *peaks, f"A takes {a['peak_mib'] / b['peak_mib']:.2f} times B's", "", "")
     console.print(table)
     for row in record["parts"]:
         if row["status"] == "measured" and row["times_as_fast"]["warning"]:
@@ -104,10 +104,12 @@ def _side(place: str | Path, runtime: str | None, name: str) -> dict[str, Any]:
         runtimes.check(runtime)
     chosen = runtime or next((one for one in able if runtimes.RUNTIMES[one].untimed is None), None)
     if chosen not in able:
-        raise EdgeSafeError(f"{name}, {place}: {reasons.get(chosen or '') or 'no runtime here can time it: ' + '; '.join(reasons.values())}")
+        why = reasons.get(chosen or "") or f"no runtime here can time it: {'; '.join(dict.fromkeys(reasons.values()))}"
+        raise EdgeSafeError(f"{name}, {place}: {why}")
     if why := runtimes.RUNTIMES[chosen].untimed:
         raise EdgeSafeError(f"{name}, {place}: {why}")
-    return {"name": source.name, "target": source.target, "sha256": source.sha256, "runtime": chosen, "place": source.place, "peak_mib": None}
+    facts = {"name": source.name, "target": source.target, "sha256": source.sha256, "place": source.place}
+    return facts | {"runtime": chosen, "peak_mib": None, "import_only_peak_mib": None}
 
 
 def _player(side: dict[str, Any], config: VersusConfig, drawing: dict[str, Any]) -> Player:

@@ -26,9 +26,9 @@ COMMANDS = {
     "generate": Entry("edgesafe.commands.generate:generate", "Draw a picture with a run, an export or a model folder.", "bench"),
     "audit": Entry("edgesafe.commands.audit:audit", "Try to bring back what was erased from an export, and count.", "bench"),
     "bench": Entry("edgesafe.commands.bench:bench", "Measure an export: latency, memory, size, leakage, quality.", "bench"),
-    "compare": Entry("edgesafe.commands.compare:compare", "Compare audits or reports: leakage, what is kept, speed, size, parity.", "bench"),
-    "gate": Entry("edgesafe.commands.gate:gate", "Decide by its audit and a policy whether an export may ship.", "bench"),
-    "bundle": Entry("edgesafe.commands.bundle:bundle", "Pack an export that passes the gate, with its audit and a model card.", "bench"),
+    "compare": Entry("edgesafe.commands.compare:compare", "Compare audits or reports, and tell noise from difference.", "bench"),
+    "gate": Entry("edgesafe.commands.gate:gate", "Decide by audit and policy whether an export may ship.", "bench"),
+    "bundle": Entry("edgesafe.commands.bundle:bundle", "Pack an export that passes the gate, with a model card.", "bench"),
     "doctor": Entry("edgesafe.commands.doctor:doctor", "Tell what is installed and what this machine can run."),
 }
 

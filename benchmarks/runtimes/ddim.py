@@ -42,7 +42,8 @@ class DDIM:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = DEFAULTS | {key: config[key] for key in DEFAULTS if key in config}
         c = self.config
-        self.alphas_cumprod = torch.cumprod(1.0 - BETAS[c["beta_schedule"]](c["beta_start"], c["beta_end"], c["num_train_timesteps"]), dim=0)
+        betas = BETAS[c["beta_schedule"]](c["beta_start"], c["beta_end"], c["num_train_timesteps"])
+        self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
 
     def set_timesteps(self, steps: int) -> None:
         n = self.config["num_train_timesteps"]

@@ -34,7 +34,9 @@ def fuse(nodes: Sequence[Any], constants: Mapping[str, Any], shapes: Shapes, out
 class Pattern:
     """Who makes and who reads a tensor."""
 
-    def __init__(self, nodes: Sequence[Any], constants: Mapping[str, Any], shapes: Shapes, outputs: Sequence[str], new: dict[str, Any]) -> None:
+    def __init__(
+        self, nodes: Sequence[Any], constants: Mapping[str, Any], shapes: Shapes, outputs: Sequence[str], new: dict[str, Any]
+    ) -> None:
         self.constants, self.shapes, self.new = constants, shapes, new
         self.maker = {name: node for node in nodes for name in node.output}
         self.readers: dict[str, list[Any]] = defaultdict(list)
@@ -126,9 +128,8 @@ def norm(pattern: Pattern, node: Any) -> Replaced | None:
         flat.CopyFrom(tensor)
         flat.name, flat.dims[:] = f"{tensor.name}@flat", [shape[1]]
         pattern.add_constant(flat)
-    zeros, ones = (
-        pattern.add_constant(helper.make_tensor(f"@{value}x{shape[1]}", scale.data_type, [shape[1]], [value] * shape[1])) for value in (0, 1)
-    )
+    n = shape[1]
+    zeros, ones = (pattern.add_constant(helper.make_tensor(f"@{value}x{n}", scale.data_type, [n], [value] * n)) for value in (0, 1))
     weights = [f"{scale.name}@flat", f"{shift.name}@flat", zeros, ones]
     made = helper.make_node("BatchNormalization", [node.input[0], *weights], add.output, name=f"{node.name}@norm", epsilon=0.0)
     return [node, add], made

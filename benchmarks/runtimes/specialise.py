@@ -38,10 +38,11 @@ def specialise(model: Any, sizes: Sizes, shared: bool) -> Graphs:
     """
     whole, single = Folded(model, sizes), {name: (1, *size[1:]) if size else () for name, size in sizes.items()}
     fixed = next(value for value in model.graph.input if value.name == SAMPLE).type.tensor_type.shape.dim[0].HasField("dim_value")
+    outputs = [value.name for value in model.graph.output]
     rounded = any(node.op_type == "QuantizeLinear" for node in whole.nodes)  # onnxruntime would place some roundings otherwise
     if not whole.complete:  # onnxruntime's own operators, such as MatMulNBits: their sizes are not known here
-        return Graphs(whole.model(whole.nodes, [value.name for value in model.graph.output], sizes, whole.constants), None, None, sizes[SAMPLE][0])
-    kinds, outputs = whole.kinds, [value.name for value in model.graph.output]
+        return Graphs(whole.model(whole.nodes, outputs, sizes, whole.constants), None, None, sizes[SAMPLE][0])
+    kinds = whole.kinds
 
     def once(name: str) -> bool:
         behind = kinds.get(name, frozenset())
@@ -147,11 +148,13 @@ class Folded:
         weights = [tensor for name, tensor in constants.items() if name in read]
         made = [self.values[name] for name in outputs]
         graph = helper.make_graph(nodes, "specialised", [*inputs, *ports], made, weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid(*one) for one in self.imports.items()], ir_version=self.ir_version)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(*one) for one in self.imports.items()], ir_version=self.ir_version
+        )
 
 
 def _spread(graph: Any) -> list[Any]:
-    """Where the timestep is spread over the rows, if in torch's `expand`, whose way of finding their number inference does not follow."""
+    """Where the timestep is spread over the rows by torch's `expand`, whose way of finding their number inference does not follow."""
     values = {value.name: value for value in graph.value_info}
     expands = [node for node in graph.node if node.op_type == "Expand" and _shape(values.get(node.input[0])) == (1,)]
     return [values[node.output[0]] for node in expands if _shape(values.get(node.output[0])) is None]

@@ -27,7 +27,8 @@ from edgesafe.benchmarks.leakage import Cell, Question
 from edgesafe.benchmarks.probes import Probe, Target
 from edgesafe.benchmarks.sources import Source
 from edgesafe.cli import main
-from edgesafe.concepts import Concept
+from edgesafe.concepts import Concept, parse
+from edgesafe.emoji.world import World
 from edgesafe.errors import ArtifactError, EdgeSafeError
 
 from .conftest import Painter, oracle
@@ -302,6 +303,24 @@ def test_a_control_that_cannot_be_drawn_one_way_is_named(export: Path, painters:
     assert row(found, "later")["status"] == "measured" and row(found, "later")["control"] is None
     assert row(found, "plain")["control"] and found["control"]["failure"] is None
     assert "later: the control could not be drawn (not these seeds)." in found["limits"]
+
+
+def test_each_of_several_concepts_has_its_own_cells_and_verdict(export: Path, painters: dict[str, Painter]) -> None:
+    """Erased were "neon" and "beer mug"; the model draws every beer mug."""
+    concepts = tuple(concept.to_dict() for concept in parse("neon, beer mug", World()))
+    artifact.seal(export, replace(artifact.read(export), concepts=concepts))
+    folder, found = audit(export, probes="worked")
+    cells = {(cell["probe"], cell["concept"]): counts(cell["export"]) for cell in found["cells"]}
+    assert cells["plain", "neon"] == {"leaked": 4, "removed": 14, "gone": 0, "other": 0, "none": 2}
+    assert cells["plain", "beer mug"] == {"leaked": 18, "removed": 0, "gone": 0, "other": 0, "none": 2}
+    assert cells["worked", "beer mug"]["leaked"] == N
+    assert [(verdict["concept"], verdict["upper95_share"] == 1.0) for verdict in found["verdicts"]] == [("neon", False), ("beer mug", True)]
+    assert [(cell["cell"], cell["concept"]) for cell in found["kept"]] == [
+        ("neighbours", "neon"),
+        ("neighbours", "beer mug"),
+        ("rest", None),
+    ]
+    assert evidence.recount(folder / "audit.json", found) == []
 
 
 def test_prompts_that_are_too_long_are_named(export: Path, painters: dict[str, Painter], monkeypatch: pytest.MonkeyPatch) -> None:

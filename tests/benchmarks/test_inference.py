@@ -44,14 +44,14 @@ def test_unknown_parts_are_named() -> None:
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    times = {"n": 3, "median_ms": 10.0, "iqr_ms": 1.0, "peak_mib": 100.0}
+    times, peaks = {side: {"median_ms": 10.0} for side in ("ours", "theirs")}, {"ours": 100.0, "theirs": 100.0}
     ratio = {"n": 3, "median": 2.0, "interval95": None, "warning": None}
 
     def race(one: inference.Race, *given: object) -> dict:
         ran.append(one.name)
         if one.theirs.runtime == "diffusers":
             raise EdgeSafeError("no such luck")
-        return {"ours": times, "theirs": times, "times_as_fast": ratio, "memory_ratio": 1.0}
+        return {"times": times, "peak_mib": peaks, "times_as_fast": ratio, "memory_ratio": 1.0}
 
     monkeypatch.setattr(inference, "race", race)
     monkeypatch.setattr(inference, "prepare", lambda name, *given: name)

@@ -32,7 +32,7 @@ def test_cold_and_warm_rows(onnx_folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert memory["import_only_peak_mib"] < memory["peak_mib"]
     rows = {row["part"]: row for row in found["latency"]}
     assert {part: row["batch"] for part, row in rows.items()} == {"picture": 1, "unet_call": 2, "text_encoder": 1, "vae_decoder": 1}
-    assert all(row["n"] >= 10 and row["threads"] == 1 and row["warm_peak_mib"] == memory["warm_peak_mib"] for row in rows.values())
+    assert all(row["n"] >= 10 and row["threads"] == 1 for row in rows.values())
     assert rows["unet_call"]["median_ms"] < rows["picture"]["median_ms"]
 
 
