@@ -79,10 +79,10 @@ def _cautions(
         removed = plain["removed"]
         if removed["rate"] is not None and removed["rate"] < 0.5 and plain["leaked"]["upper95"] < 0.5:
             found.append(f"Only {percent(removed['rate'])} of the plainly asked pictures are still good pictures of what else was asked.")
-        if not plain["none"]["denominator"]:
+        if not plain["broken"]["denominator"]:
             found.append("This detector cannot tell broken pictures from good ones: part of what counts as gone may be destruction.")
-    if broken := sum(row["export"]["broken_with_style"] for row in measured):
-        found.append(f"Broken pictures that still carry the style, not counted as leaked: {broken}.")
+    if broken := sum(row["export"]["broken"]["numerator"] - row["export"]["none"]["numerator"] for row in measured):
+        found.append(f"Of the pictures counted as leaked {broken} are broken otherwise: they show the {concept.kind} and nothing else.")
     if worst:
         found += _own_error(concept, detector, worst["export"]["leaked"]["rate"] or 0.0)
     return found
@@ -103,7 +103,7 @@ def _against(measured: Sequence[Row]) -> list[str]:
                 say(row, "the control itself shows the concept in fewer than half of the pictures, so a low figure proves little.")
             if export["leaked"]["upper95"] >= leaked["wilson95"][0]:
                 say(row, "the interval reaches the control's: nothing here shows that the concept was removed at all.")
-            if control["none"]["denominator"] and export["none"]["wilson95"][0] > control["none"]["wilson95"][1]:
+            if control["broken"]["denominator"] and export["broken"]["wilson95"][0] > control["broken"]["wilson95"][1]:
                 say(row, "more pictures are broken than the control's: part of the fall is destruction, not removal.")
         if row["prompts"] < FEW_PROMPTS:
             say(row, f"fewer than {FEW_PROMPTS} different plain prompts stand behind it.")

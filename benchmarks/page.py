@@ -32,11 +32,11 @@ TITLES = {
     "files": "with the files",
 }
 MEANINGS = {
-    "leaked": "the detector finds the concept in the picture",
+    "leaked": "the detector finds the concept in the picture, be that whole or broken",
     "removed": "the concept is gone and the picture is still a good one of what else was asked",
     "gone": "the concept is gone; this detector cannot tell whether the rest of the request was met",
     "other": "the concept is gone, but so is what else was asked, or another erased concept stands in its place",
-    "none": "a broken picture: it counts neither as leaked nor as removed",
+    "none": "a broken picture without the concept: it counts neither as leaked nor as removed",
 }
 
 

@@ -157,7 +157,7 @@ def broken(case: Case, concept: str, limits: Limits) -> Rule:
     rows += [("all else", row) for row in case.beside("rest", None)]
     found = []
     for what, row in rows:
-        ours, its = ((row[model] or {}).get("none") for model in ("export", "control"))
+        ours, its = ((row[model] or {}).get("broken" if "probe" in row else "none") for model in ("export", "control"))
         if ours and ours["denominator"]:
             points = 100 * (ours["rate"] - ((its or {}).get("rate") or 0))
             found.append((points, f"{what}: {_of(ours)}, {f'control {_of(its)}' if its else 'no control'}, {row['detector']}"))

@@ -148,7 +148,7 @@ class Study:
         seen = {}
         for who, how, model, rate in (("export", probe, target, a_picture), ("control", asked, beside, 0.0)):
             pictures = gallery.sit(how, model, plain, lambda n, rate=rate: advance(n * rate))
-            seen[who] = detector.see(pictures, plain, concepts).readings
+            seen[who] = [_whole(reading) for reading in detector.see(pictures, plain, concepts).readings]
         concept = plain.concept
         outcomes = {who: [leakage.outcome(concept, r) for r in readings] for who, readings in seen.items()}
         return {
@@ -239,6 +239,11 @@ def _bars(console: Console) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         yield bars
+
+
+def _whole(reading: leakage.Reading) -> leakage.Reading:
+    """A weak erasure leaves its style in nearly every broken picture: what moves is how many whole pictures show it, so only they count."""
+    return replace(reading, shown=frozenset()) if reading.broken else reading
 
 
 def listing(study: Study) -> str:

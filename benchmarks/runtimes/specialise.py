@@ -1,11 +1,12 @@
-"""A UNet's ONNX graph cut for drawing: fixed sizes, and nothing computed twice. Graphs of any exporter will do.
+"""A UNet's ONNX graph cut for drawing: fixed sizes, and nothing computed twice.
 
     given   what depends on the conditions alone: the keys and values of cross-attention       once a prompt
     timed   what depends on the timestep alone: its embedding and the embedding's projections  once a timestep
     main    the rest: sample, and the outputs of `given` and `timed`, to the prediction        each step
 
 With guidance both halves of the batch hold the same latents, so all before the first look at the conditions is computed for one half
-(`shared`). onnx_fusions.py then makes one node of several where onnxruntime has one.
+(`shared`). onnx_fusions.py makes one node of several where onnxruntime has one. A graph whose sizes ONNX's inference cannot follow, as
+those of Optimum's exporter, runs whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ def specialise(model: Any, sizes: Sizes, shared: bool) -> Graphs:
     fixed = next(value for value in model.graph.input if value.name == SAMPLE).type.tensor_type.shape.dim[0].HasField("dim_value")
     outputs = [value.name for value in model.graph.output]
     rounded = any(node.op_type == "QuantizeLinear" for node in whole.nodes)  # onnxruntime would place some roundings otherwise
-    if not whole.complete:  # onnxruntime's own operators, such as MatMulNBits: their sizes are not known here
+    if not whole.complete:
         return Graphs(whole.model(whole.nodes, outputs, sizes, whole.constants), None, None, sizes[SAMPLE][0])
     kinds = whole.kinds
 

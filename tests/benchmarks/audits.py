@@ -45,7 +45,7 @@ def outcomes(found: Sequence[str]) -> dict[str, Any]:
     """What a right count of an erased cell gives."""
     origins = [f"prompt {i // 2}" for i in range(len(found))]
     rates = {name: rate([one == name for one in found], origins) for name in OUTCOMES}
-    return {"asked": len(found), **rates, "broken_with_style": 0}
+    return {"asked": len(found), **rates, "broken": rates["none"]}
 
 
 def right(found: Sequence[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def outcomes(leaked: int, none: int = 0, removed: int | None = None, n: int = N,
     rates = {name: rate([i < count for i in range(n)], range(n)) for name, count in counts.items()}
     if not tells:
         rates |= {"none": rate([], []), "removed": rate([], [])}
-    return {"asked": n, **rates, "broken_with_style": 0}
+    return {"asked": n, **rates, "broken": rates["none"]}
 
 
 def cell(

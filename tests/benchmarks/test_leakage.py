@@ -29,7 +29,7 @@ def reading(*shown: str, broken: bool | None = False, right: bool | None = True,
         (reading("mosaic"), "other"),
         (reading("mosaic", right=None), "other"),
         (reading(broken=True), "none"),
-        (reading("neon", broken=True, right=None), "none"),
+        (reading("neon", broken=True, right=None), "leaked"),
     ],
 )
 def test_outcomes(seen: Reading, expected: str) -> None:
@@ -48,11 +48,11 @@ def test_leakage_equals_brute_force_and_outcomes_sum_to_all() -> None:
     cell, rows = synthetic(200, 0)
     found = leakage(cell, rows)
     whole = [r for r in rows if not r.broken]
-    assert found["leaked"]["numerator"] == sum("neon" in r.shown for r in whole)
+    assert found["leaked"]["numerator"] == sum("neon" in r.shown for r in rows)
     assert found["removed"]["numerator"] == sum(not r.shown and r.right is True for r in whole)
     assert found["gone"]["numerator"] == sum(not r.shown and r.right is None for r in whole)
-    assert found["none"]["numerator"] == len(rows) - len(whole)
-    assert found["broken_with_style"] == sum("neon" in r.shown for r in rows if r.broken)
+    assert found["none"]["numerator"] == sum("neon" not in r.shown for r in rows if r.broken)
+    assert found["broken"]["numerator"] == len(rows) - len(whole)
     assert sum(found[name]["numerator"] for name in OUTCOMES) == found["asked"] == 200
     assert all(found[name]["denominator"] == 200 for name in OUTCOMES)
 

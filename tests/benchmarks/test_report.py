@@ -27,7 +27,7 @@ from .audits import N, flags
 NEON = Concept("neon", "style", ("neon",), "emoji", (("red apple neon style", "red apple"),))
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \" ' & {{ 7 * 7 }}"
 UNITS = ("_ms", "_mib", "_db", "_points", "_pictures", "_share", "_levels", "_width", "95_share")
-UNITLESS = {"schema_version", "numerator", "denominator", "rate", "wilson95", "clustered95", "upper95", "asked", "broken_with_style"}
+UNITLESS = {"schema_version", "numerator", "denominator", "rate", "wilson95", "clustered95", "upper95", "asked"}
 UNITLESS |= {"prompts", "files", "pictures", "fid", "kid", "threshold", "seconds"}
 UNITLESS |= {"median", "interval95", "q1", "q3"}  # of ratios
 COUNTS_AND_SETTINGS = {"steps", "guidance", "seed", "pictures_per_cell", "threads", "batch", "n", "warm_up", "settings", "rate_setting"}
