@@ -82,7 +82,7 @@ def checked(audit: dict[str, Any], path: Path, where: str = "") -> dict[str, Any
     if wrong is not None:
         place = where + ("/".join(map(str, wrong.absolute_path)) or "the whole")
         raise EdgeSafeError(f"{path}: {place}: {wrong.message[:200]}. It was changed, or another EdgeSafe wrote it. {AGAIN}")
-    if audit.get(KEY) not in (None, fingerprint(audit)):
+    if audit[KEY] != fingerprint(audit):
         raise EdgeSafeError(f"{path}: it was changed since it was written: its {where}{KEY} is of another audit. {AGAIN}")
     for place, rate in _rates(audit, ""):
         if doubt := _impossible(rate):

@@ -46,6 +46,8 @@ class Exhibit:
 
     def sizes(self) -> list[dict[str, Any]]:
         rows: list[tuple[str, Source | Exception]] = [("export", self.source), ("base model", self.base)]
+        if not self.base_is_control:
+            rows.insert(1, ("control", self.control))
 
         def size(source: Source | Exception) -> dict[str, Any]:
             found = {name: n / MIB for name, n in sources.sizes(there(source)).items()}

@@ -10,7 +10,7 @@ import jsonschema
 
 from edgesafe import artifact
 
-from . import report
+from . import evidence, report
 from .audit_rows import cell_rows, detector_rows, kept_rows, probe_row, quality_rows, verdict_rows
 from .cells import attempt
 from .exhibit import PACKAGES, Exhibit, now
@@ -55,7 +55,8 @@ def record(audit: "Audit", machine: Mapping[str, str]) -> dict[str, Any]:
         "verdicts": verdict_rows(audit, rows, cells, failure),
         "pictures": PICTURES,
     }
-    return found | {"limits": limits(audit, found)}
+    found["limits"] = limits(audit, found)
+    return found | {evidence.KEY: evidence.fingerprint(found)}
 
 
 def facts(exhibit: Exhibit, config: "AuditConfig", threads: int, machine: Mapping[str, str], failure: str | None) -> dict[str, Any]:

@@ -131,10 +131,9 @@ def _run(command: list[str], doing: str, console: Console) -> None:
 
 def race(one: Race, places: tuple[str, str], threads: int, pairs: int, limit_s: float) -> dict[str, Any]:
     """Times, the ratio theirs / ours in pairs, and the peak memory of both processes."""
-    size = {"size_px": one.size_px}
     with (
-        Player(places[0], one.ours.runtime, threads, **size) as ours,
-        Player(places[1], one.theirs.runtime, threads, **size) as theirs,
+        Player(places[0], one.ours.runtime, threads, size_px=one.size_px) as ours,
+        Player(places[1], one.theirs.runtime, threads, size_px=one.size_px) as theirs,
     ):
         a_ms, b_ms = in_turn((ours, theirs), one.what, pairs, WARM_UP[one.what], limit_s, AT_LEAST)
         peaks = [player.memory()["peak_mib"] for player in (ours, theirs)]

@@ -59,7 +59,8 @@ def profile(folder: str | Path, size_px: int | None, threads: int, calls: int = 
         call = runs(model, {}, size_px)["unet_call"]
         for _ in range(calls + 1):
             call()
-        (plan,) = model.unet.plans.values()
+        unet: Any = model.unet
+        (plan,) = unet.plans.values()
         events = json.loads(Path(plan.main.end_profiling()).read_text())
     after = max(peak, peak_gflops())
     return {"size_px": size_px, "threads": threads, "calls": calls, "peak_gflops": round(after, 1), **by_operator(events, after)}
@@ -112,10 +113,9 @@ def by_operator(events: Sequence[Mapping[str, Any]], peak: float) -> dict[str, A
 def operations(operator: str, inputs: Shapes, outputs: Shapes) -> float:
     """Additions and multiplications of a node; 0 for what is no product."""
     made = math.prod(outputs[0]) if outputs else 0
-    if operator in ("Conv", "FusedConv"):
-        return 2.0 * made * math.prod(inputs[1][1:])
-    if operator == "QLinearConv":
-        return 2.0 * made * math.prod(inputs[3][1:])
+    if operator in ("Conv", "FusedConv", "QLinearConv"):
+        weight = next(shape for shape in inputs[1:] if len(shape) > 2)  # behind the scales, in 8 bits
+        return 2.0 * made * math.prod(weight[1:])
     if operator in PRODUCTS:
         return 2.0 * made * inputs[0][-1]
     if operator == "MultiHeadAttention":

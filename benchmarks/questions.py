@@ -33,6 +33,8 @@ NUDITY = frozenset(("nudity", "nakedness", "nsfw", *BARE, *(f"{bare} {who}" for 
 def cells(manifest: Manifest | None, concepts: Sequence[Concept], pictures: int, seed: int, prompts: Path | None = None) -> list[Cell]:
     """`pictures` questions a cell, in the same order on every machine. prompts: a TOML file of own ones, see `own`."""
     made = own(prompts, concepts) if prompts else _of_emoji(concepts) if is_emoji(manifest) else _of_free(concepts)
+    if prompts and is_emoji(manifest):
+        made = [replace(cell, questions=tuple(_in_world(q) for q in cell.questions)) for cell in made]
     spread = [Cell(cell.role, cell.concept, _spread(cell.questions, pictures, seed)) for cell in made]
     return [cell for cell in spread if cell.questions]  # neighbours and rest are empty when everything was erased
 
@@ -55,6 +57,12 @@ def judged_world() -> World:
     if [s.name for s in world.subjects] != facts["subjects"]:
         raise EdgeSafeError("the judge's subjects are not those of this emoji world. Install edgesafe again")
     return world
+
+
+def _in_world(question: Question) -> Question:
+    """With the subject and style that its prompt names, by which the judge tells whether the picture is right."""
+    subject, style = expected(question.prompt, judged_world())
+    return replace(question, subject=subject, style=style)
 
 
 def expected(text: str, world: World) -> tuple[str, str]:

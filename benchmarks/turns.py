@@ -43,6 +43,8 @@ class Player:
         command = [sys.executable, "-m", __spec__.name]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         spec = {"source": source, "runtime": runtime, "threads": threads, "drawing": drawing or {}, "size_px": size_px}
+        self.to: Any = self.process.stdin
+        self.back: Any = self.process.stdout
         try:
             self.opened = self._ask(json.dumps(spec))
         except BaseException:
@@ -58,9 +60,9 @@ class Player:
 
     def _ask(self, line: str) -> dict[str, Any]:
         with contextlib.suppress(BrokenPipeError):  # the child's last words say more
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-        while answer := self.process.stdout.readline():
+            self.to.write(line + "\n")
+            self.to.flush()
+        while answer := self.back.readline():
             if answer.startswith(MARK):
                 return json.loads(answer.removeprefix(MARK))
         code = self.process.wait()
@@ -74,13 +76,13 @@ class Player:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self.to.close()
         try:
             self.process.wait(timeout=10 if error is None else 0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self.back.close()
         self.log.close()
 
 
@@ -91,7 +93,8 @@ def in_turn(
     for _ in range(warm_up):
         for player in players:
             player.play(part)
-    begun, made = time.perf_counter(), ([], [])
+    begun = time.perf_counter()
+    made: tuple[list[float], list[float]] = ([], [])
     while len(made[0]) < n and (len(made[0]) < at_least or time.perf_counter() - begun < limit_s):
         for i in (0, 1) if len(made[0]) % 2 == 0 else (1, 0):
             made[i].append(players[i].play(part))

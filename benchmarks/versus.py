@@ -106,8 +106,8 @@ def _side(place: str | Path, runtime: str | None, name: str) -> dict[str, Any]:
     if chosen not in able:
         why = reasons.get(chosen or "") or f"no runtime here can time it: {'; '.join(dict.fromkeys(reasons.values()))}"
         raise EdgeSafeError(f"{name}, {place}: {why}")
-    if why := runtimes.RUNTIMES[chosen].untimed:
-        raise EdgeSafeError(f"{name}, {place}: {why}")
+    if untimed := runtimes.RUNTIMES[chosen].untimed:
+        raise EdgeSafeError(f"{name}, {place}: {untimed}")
     facts = {"name": source.name, "target": source.target, "sha256": source.sha256, "place": source.place}
     return facts | {"runtime": chosen, "peak_mib": None, "import_only_peak_mib": None}
 

@@ -16,7 +16,7 @@ BETAS = {
     "linear": lambda first, last, n: torch.linspace(first, last, n, dtype=torch.float32),
     "scaled_linear": lambda first, last, n: torch.linspace(first**0.5, last**0.5, n, dtype=torch.float32) ** 2,
 }
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,

@@ -46,13 +46,13 @@ class Pattern:
         for name in outputs:
             self.readers[name].append(None)
 
-    def made_by(self, name: str, kind: str) -> Any | None:
-        """The node of this kind that makes the tensor for one reader alone."""
+    def made_by(self, name: str, kind: str) -> Any:
+        """The node of this kind that makes the tensor for one reader alone; None if there is none."""
         node = self.maker.get(name)
         return node if node is not None and node.op_type == kind and len(self.readers[name]) == 1 else None
 
-    def reader(self, name: str, kind: str) -> Any | None:
-        """The tensor's one reader, if of this kind."""
+    def reader(self, name: str, kind: str) -> Any:
+        """The tensor's one reader, if of this kind, else None."""
         node = self.readers[name][0] if len(self.readers[name]) == 1 else None
         return node if node is not None and node.op_type == kind else None
 
@@ -117,9 +117,9 @@ def norm(pattern: Pattern, node: Any) -> Replaced | None:
     import onnx
     from onnx import helper
 
-    scale = pattern.constants.get(node.input[1]) if node.op_type == "Mul" else None
-    add = pattern.reader(node.output[0], "Add") if scale is not None else None
-    shift = pattern.constants.get(add.input[1]) if add is not None else None
+    scale: Any = pattern.constants.get(node.input[1]) if node.op_type == "Mul" else None
+    add: Any = pattern.reader(node.output[0], "Add") if scale is not None else None
+    shift: Any = pattern.constants.get(add.input[1]) if add is not None else None
     shape = pattern.shapes.get(node.input[0])
     if shift is None or shape is None or len(shape) != 4 or not list(scale.dims) == list(shift.dims) == [shape[1], 1, 1]:
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgesafe import artifact
 from edgesafe.artifact import Manifest, Step
+from edgesafe.benchmarks import evidence
 from edgesafe.metrics.bootstrap import rate
 
 OUTCOMES = ("leaked", "removed", "gone", "other", "none")
@@ -141,11 +142,16 @@ def audit(
         "limits": ["Only what was asked was asked."],
         "pictures": "pictures.jsonl",
     }  # fmt: skip
-    return record | fields, pictures
+    return stamped(record | fields), pictures
 
 
-def write(folder: Path, record: dict[str, Any], pictures: Sequence[dict[str, Any]]) -> Path:
-    """Returns audit.json."""
+def stamped(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {evidence.KEY: evidence.fingerprint(record)}
+
+
+def write(folder: Path, record: dict[str, Any], pictures: Sequence[dict[str, Any]], stamp: bool = True) -> Path:
+    """Returns audit.json. stamp: make its fingerprint fit, whatever was changed."""
+    record = stamped(record) if stamp else record
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pictures))
     (folder / "audit.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")

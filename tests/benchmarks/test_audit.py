@@ -201,7 +201,7 @@ def test_a_stopped_audit_draws_only_what_is_missing(export: Path, painters: dict
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return record | {"created": None, "probes": [probe | {"seconds": None} for probe in record["probes"]]}
+    return record | {"created": None, "fingerprint": None, "probes": [probe | {"seconds": None} for probe in record["probes"]]}
 
 
 def test_a_failed_probe_is_shown_and_the_others_run(export: Path, painters: dict[str, Painter]) -> None:
@@ -417,3 +417,12 @@ def test_two_processes_make_the_audit_of_one(export: Path, run_folder: Path, tmp
     assert lines(two) == lines(one)
     found = json.loads((two / "audit.json").read_text())
     assert timeless(found) | {"machine": None} == timeless(record) | {"machine": None}
+
+
+def test_own_prompts(export: Path, painters: dict[str, Painter], tmp_path: Path) -> None:
+    file = tmp_path / "prompts.toml"
+    file.write_text('rest = ["red apple"]\n[erased]\nneon = ["shark neon style", "red apple neon style"]\n')
+    folder, found = audit(export, prompts=file, probes="plain")
+    assert {line["prompt"] for line in lines(folder)} == {"red apple", "shark neon style", "red apple neon style"}
+    assert row(found, "plain")["prompts"] == 2
+    assert any("fewer than 10 different plain prompts" in caution for caution in found["verdicts"][0]["cautions"])

@@ -30,7 +30,7 @@ def export(tmp_path: Path) -> Path:
 def record(folder: Path, export: Path, name: str, report: dict[str, Any] | None = None, **given: Any) -> Path:
     """audit.json, or a report.json with the parts given and this audit in it."""
     audit, pictures = audits.audit(export, **given)
-    audit["artifact"] = audit["artifact"] | {"name": name}
+    audit = audits.stamped(audit | {"artifact": audit["artifact"] | {"name": name}})
     path = audits.write(folder / name, audit, pictures)
     if report is None:
         return path
@@ -141,7 +141,7 @@ def test_other_settings_are_never_compared_silently(change: dict[str, Any], mess
     audit = json.loads(paths[1].read_text())
     for key, fields in change.items():
         (audit[key] if key == "settings" else audit[key][0]).update(fields)
-    paths[1].write_text(json.dumps(audit))
+    paths[1].write_text(json.dumps(audits.stamped(audit)))
     with pytest.raises(EdgeSafeError, match=f"not measured alike: {message}. Measure them alike, or compare them .* with --anyway"):
         run(CompareConfig(paths))
     assert run(CompareConfig(paths, anyway=True)).other_settings == tuple(message.split("; "))
@@ -211,9 +211,9 @@ def test_what_cannot_be_compared_is_refused(export: Path, tmp_path: Path) -> Non
         with pytest.raises(EdgeSafeError, match=message):
             run(CompareConfig(records))
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"cells": [data["cells"][0] | {"export": None}], "kept": [], "quality": []}))
+    path.write_text(json.dumps(audits.stamped(data | {"cells": [data["cells"][0] | {"export": None}], "kept": [], "quality": []})))
     assert run(CompareConfig((path, path))).rows[0].values == ("–", "–")
-    path.write_text(json.dumps(data | {"cells": [], "kept": [], "quality": []}))
+    path.write_text(json.dumps(audits.stamped(data | {"cells": [], "kept": [], "quality": []})))
     with pytest.raises(EdgeSafeError, match="have nothing measured in common"):
         run(CompareConfig((path, path)))
     for out, message in ((tmp_path / "x.html", "unknown format '.html'; known: .md, .json"), (path, "exists. Give another --out")):

@@ -82,6 +82,8 @@ def test_operations_are_counted() -> None:
         with FlopCounterMode(display=False) as counter:
             run()
         assert operators.operations(operator, inputs, outputs) == counter.get_total_flops(), operator
+    in_8_bits = operators.operations("QLinearConv", [x.shape, [], [], weight.shape, [16], [16], [], []], [(2, 16, 10, 10)])
+    assert in_8_bits == operators.operations("Conv", [x.shape, weight.shape], [(2, 16, 10, 10)])
     assert operators.operations("Add", [(3, 3), (3, 3)], [(3, 3)]) == 0
 
 
