@@ -17,7 +17,7 @@ from .cells import attempt
 from .sources import Source
 
 MIB = 2**20
-PACKAGES = ("torch", "onnxruntime", "openvino", "coremltools", "diffusers", "transformers", "numpy")
+PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "coremltools", "diffusers", "transformers", "numpy")
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def show(console: Console, record: dict[str, Any]) -> None:
 @click.option("--force", is_flag=True, help="Measure again what was measured.")
 def main(parts: str, size: str, threads: int, pairs: int, limit_s: float, out: Path, force: bool) -> None:
     """Time EdgeSafe beside Optimum, diffusers and OpenVINO."""
-    from edgesafe.commands.doctor import machine
+    from edgesafe.machine import machine
 
     from .random_pipeline import SIZES
 

@@ -81,12 +81,3 @@ def test_abilities_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.sys, "platform", "darwin")
     row = doctor.abilities({"cuda": None, "mps": True}, {"providers": ["CoreMLExecutionProvider"]}, {"devices": ["CPU"]})
     assert row["torch"] == "CPU, MPS" and row["Core ML"] in ("convert, evaluate, predict", "no") and row["openvino"] == "CPU"
-
-
-def test_processor_features_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = "hw.optional.arm.FEAT_I8MM: 1\nhw.optional.neon: 1\nhw.optional.avx2_0: 0\n"
-    told = {("-n", "machdep.cpu.brand_string"): "Apple M3\n", ("hw.optional",): flags}
-    monkeypatch.setattr(doctor.sys, "platform", "darwin")
-    monkeypatch.setattr(doctor.Path, "is_file", lambda self: False)
-    monkeypatch.setattr(doctor, "_sysctl", lambda *arguments: told[arguments])
-    assert doctor.cpu() == ("Apple M3", ["neon", "i8mm"])

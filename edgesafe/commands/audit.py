@@ -63,8 +63,7 @@ def audit(
 
     from edgesafe.benchmarks import plan
     from edgesafe.benchmarks.audit import AuditConfig, run
-
-    from .doctor import machine
+    from edgesafe.machine import machine
 
     given = (source, out, control, runtime, probes, detectors, settings, prompts)
     config = AuditConfig(*given, pictures, threads, steps, guidance, sampler, seed, force)

@@ -60,8 +60,7 @@ def bench(
     from rich.console import Console
 
     from edgesafe.benchmarks.bench import BenchConfig, run
-
-    from .doctor import machine
+    from edgesafe.machine import machine
 
     names = tuple(name.strip() for name in runtimes.split(",") if name.strip()) if runtimes else None
     source, other = (*sources, None, None)[:2]
