@@ -3,8 +3,8 @@
     python -m edgesafe.benchmarks.operators EXPORT [--size 256] [--threads 2]
 
 Arithmetic is counted of convolutions, matrix products and attention (2 operations a multiply-add) and divided by the time that the
-profile gives them; the machine's peak is the fastest of several large fp32 matrix products of torch in the same run. Operators in 8 bits
-may pass it.
+profile gives them; the machine's peak is the fastest of several large fp32 matrix products, torch's and onnxruntime's, before and after the
+profile. Operators in 8 bits may pass it.
 """
 
 import json
@@ -21,6 +21,8 @@ import click
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from edgesafe.errors import EdgeSafeError
 
 from . import runtimes
 from .runtimes.layout_runtime import LayoutRuntime
@@ -63,21 +65,43 @@ def profile(folder: str | Path, size_px: int | None, threads: int, calls: int = 
         (plan,) = unet.plans.values()
         events = json.loads(Path(plan.main.end_profiling()).read_text())
     after = max(peak, peak_gflops())
-    return {"size_px": size_px, "threads": threads, "calls": calls, "peak_gflops": round(after, 1), **by_operator(events, after)}
+    facts = {"size_px": size_px, "threads": threads, "calls": calls, "peak_gflops": round(after, 1)}
+    return facts | by_operator(events, after, kernels(Path(folder) / "unet" / OnnxRuntime.file))
+
+
+def kernels(path: Path) -> dict[str, Sequence[int]]:
+    """Each convolution's name -> the shape of its weight, which a profile leaves out where onnxruntime packed it, as in 8 bits."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    made = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {node.name: shapes[made.get(node.input[1], node.input[1])] for node in graph.node if node.op_type == "Conv"}
 
 
 def peak_gflops(rounds: int = 5) -> float:
-    """Of the fp32 matrix product of two SIDE x SIDE matrices; the fastest of the rounds."""
+    """Of the fp32 matrix product of two SIDE x SIDE matrices, by torch and by onnxruntime; the fastest of the rounds."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (SIDE, SIDE)) for name in "abc"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", sides[:2], sides[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     a, b = torch.randn(2, SIDE, SIDE)
+    feeds = {"a": a.numpy(), "b": b.numpy()}
     times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
+    for multiply in (lambda: a @ b, lambda: session.run(None, feeds)):
+        for _ in range(rounds):
+            start = time.perf_counter()
+            multiply()
+            times.append(time.perf_counter() - start)
     return 2 * SIDE**3 / min(times) / 1e9
 
 
-def by_operator(events: Sequence[Mapping[str, Any]], peak: float) -> dict[str, Any]:
+def by_operator(events: Sequence[Mapping[str, Any]], peak: float, weights: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Median time of each node over the calls but the first, summed by operator; events of onnxruntime's profile."""
     took: dict[str, list[float]] = defaultdict(list)
     seen: dict[str, Mapping[str, Any]] = {}
@@ -92,6 +116,8 @@ def by_operator(events: Sequence[Mapping[str, Any]], peak: float) -> dict[str, A
         row["nodes"] += 1
         row["ms"] += statistics.median(times[1:] or times)
         shapes = [[next(iter(shape.values())) for shape in seen[name][key]] for key in ("input_type_shape", "output_type_shape")]
+        if not any(len(shape) > 2 for shape in shapes[0][1:]) and (kernel := weights.get(name.split("_token_")[0])):
+            shapes[0].append(kernel)
         row["gflop"] += operations(seen[name]["op_name"], *shapes) / 1e9
     total = sum(row["ms"] for row in rows.values())
     table = [
@@ -114,7 +140,9 @@ def operations(operator: str, inputs: Shapes, outputs: Shapes) -> float:
     """Additions and multiplications of a node; 0 for what is no product."""
     made = math.prod(outputs[0]) if outputs else 0
     if operator in ("Conv", "FusedConv", "QLinearConv"):
-        weight = next(shape for shape in inputs[1:] if len(shape) > 2)  # behind the scales, in 8 bits
+        weight = next((shape for shape in inputs[1:] if len(shape) > 2), ())  # behind the scales, in 8 bits
+        if not weight:
+            raise EdgeSafeError(f"the profile does not tell the shape of the weight of a {operator}, so its arithmetic is not known")
         return 2.0 * made * math.prod(weight[1:])
     if operator in PRODUCTS:
         return 2.0 * made * inputs[0][-1]

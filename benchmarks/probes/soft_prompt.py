@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from edgesafe.families import Conditions
 from edgesafe.model import TextToImage
 
 from ..gallery import Drawing
+from ..leakage import Cell, Question
 from ..runtimes.runtime import Runtime, to_uint8
+from . import learned
+from .probe import Probe, Target
 
 ByEncoder = Mapping[str, Tensor]
 WORD = re.compile("[a-z]+")
@@ -96,3 +99,19 @@ def kept(path: Path) -> tuple[dict[str, Conditions], dict[str, Any]]:
 def stacked(found: Mapping[str, Conditions], prompts: Sequence[str]) -> Conditions:
     """A row a prompt."""
     return tuple(torch.cat(column) for column in zip(*(found[prompt] for prompt in prompts), strict=True))
+
+
+class SoftPrompt(Probe):
+    """A probe that learns text states on the erased weights, keeps them by plain prompt, and draws from them on any runtime."""
+
+    attacker: ClassVar[str] = "files"
+    needs: ClassVar[frozenset[str]] = frozenset({"twin", "control"})
+    control_asked: ClassVar[str] = "plain"  # what is learned is made against the erased weights
+    file: ClassVar[str]  # of what was learned
+
+    def draw(self, model: Runtime, target: Target, cell: Cell, questions: Sequence[Question]) -> np.ndarray:
+        found, _ = kept(self.place(target, cell))
+        return draw(model, stacked(found, [q.origin for q in questions]), [q.seed for q in questions], target.drawing)
+
+    def place(self, target: Target, cell: Cell) -> Path:
+        return learned.place(self, target, self.file, ".safetensors", cell)

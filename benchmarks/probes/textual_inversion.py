@@ -11,10 +11,8 @@ only, so the states come from the torch weights, and the exported UNet draws fro
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -24,9 +22,8 @@ from edgesafe.families import Conditions
 from edgesafe.model import TextToImage
 
 from ..leakage import Cell, Question
-from ..runtimes.runtime import Runtime
-from . import concept_pictures, learned, soft_prompt
-from .probe import Probe, Target, there
+from . import concept_pictures, soft_prompt
+from .probe import Target, there
 
 MARK = "\ue000"  # in the concept's place; of Unicode's private use, so no caption holds it
 
@@ -68,7 +65,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class TextualInversion(Probe):
+class TextualInversion(soft_prompt.SoftPrompt):
     tokens: int = 4  # k; the paper learns 1, which this model of 6.5 M weights shows to be too few
     pictures: int = 16  # of the concept, to learn from
     steps: int = 300
@@ -77,9 +74,7 @@ class TextualInversion(Probe):
     decay: float = 1e-2  # AdamW's
 
     name: ClassVar[str] = "textual-inversion"
-    attacker: ClassVar[str] = "files"
-    needs: ClassVar[frozenset[str]] = frozenset({"twin", "control"})
-    control_asked: ClassVar[str] = "plain"  # the token is learned on the erased weights
+    file: ClassVar[str] = "token"
     what: ClassVar[str] = "a new token, learned from pictures of the concept, in the place of the concept's words"
     source_of_method: ClassVar[str] = "Pham et al., ICLR 2024, arXiv 2308.01508"
 
@@ -87,23 +82,15 @@ class TextualInversion(Probe):
         self._learn(target, cell)
         return tuple(replace(q, prompt=marked(cell, q.prompt).replace(MARK, "<learned>"), plain=q.origin) for q in cell.questions)
 
-    def draw(self, model: Runtime, target: Target, cell: Cell, questions: Sequence[Question]) -> np.ndarray:
-        found, _ = soft_prompt.kept(self._place(target, cell))
-        given = soft_prompt.stacked(found, [q.origin for q in questions])
-        return soft_prompt.draw(model, given, [q.seed for q in questions], target.drawing)
-
     def found(self, target: Target, cell: Cell) -> str:
         """One sentence on what was learned."""
-        _, facts = soft_prompt.kept(self._place(target, cell))
+        _, facts = soft_prompt.kept(self.place(target, cell))
         before, after = facts["error"]
         said = f"noise error {before:.4f} with the concept's own words, {after:.4f} with what was learned"
         return f"{self.tokens} token{'s' * (self.tokens > 1)} from {facts['pictures']} pictures; {said}"
 
-    def _place(self, target: Target, cell: Cell) -> Path:
-        return learned.place(self, target, "token", ".safetensors", cell)
-
     def _learn(self, target: Target, cell: Cell) -> None:
-        path = self._place(target, cell)
+        path = self.place(target, cell)
         if path.is_file():
             return
         net = model.load(there(target.twin).place)

@@ -13,9 +13,8 @@ denoises the picture best at all the timesteps and noises alike. Special tokens 
 Tokens and states come from the torch weights, pictures from the exported UNet. Cost: prompts x timesteps x iterations passes of `noises`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -29,13 +28,12 @@ from edgesafe.families import Conditions
 from edgesafe.model import TextToImage
 
 from ..leakage import Cell, Question
-from ..runtimes.runtime import Runtime
-from . import concept_pictures, learned, soft_prompt
-from .probe import Probe, Target, there
+from . import concept_pictures, soft_prompt
+from .probe import Target, there
 
 
 @dataclass(frozen=True)
-class UnlearnDiffAtk(Probe):
+class UnlearnDiffAtk(soft_prompt.SoftPrompt):
     tokens: int = 5  # k, of the prefix
     iterations: int = 40  # at each timestep
     timesteps: int = 5  # evenly spaced over the schedule, least noise first
@@ -45,9 +43,7 @@ class UnlearnDiffAtk(Probe):
     prompts: int = 10  # that get a prefix of their own; the questions are spread over them with their own seeds
 
     name: ClassVar[str] = "unlearn-diff-atk"
-    attacker: ClassVar[str] = "files"
-    needs: ClassVar[frozenset[str]] = frozenset({"twin", "control"})
-    control_asked: ClassVar[str] = "plain"  # the prefixes are made against the erased weights
+    file: ClassVar[str] = "prefixes"
     what: ClassVar[str] = "tokens before the plain prompt, found by gradient so that the erased model denoises a picture of the concept"
     source_of_method: ClassVar[str] = "Zhang et al., ECCV 2024, arXiv 2310.11868"
 
@@ -57,23 +53,15 @@ class UnlearnDiffAtk(Probe):
         asked = [replace(plain[i % len(plain)], seed=q.seed) for i, q in enumerate(cell.questions)]
         return tuple(replace(q, prompt=rows[q.prompt], plain=q.origin) for q in asked)
 
-    def draw(self, model: Runtime, target: Target, cell: Cell, questions: Sequence[Question]) -> np.ndarray:
-        found, _ = soft_prompt.kept(self._place(target, cell))
-        given = soft_prompt.stacked(found, [q.origin for q in questions])
-        return soft_prompt.draw(model, given, [q.seed for q in questions], target.drawing)
-
     def found(self, target: Target, cell: Cell) -> str:
         """One sentence on what was learned."""
-        _, facts = soft_prompt.kept(self._place(target, cell))
+        _, facts = soft_prompt.kept(self.place(target, cell))
         plain, best = (float(np.median(facts[name])) for name in ("plain_error", "error"))
         return f"{len(facts['prompts'])} prefixes; median noise error {plain:.4f} with the plain prompt, {best:.4f} with the prefix"
 
-    def _place(self, target: Target, cell: Cell) -> Path:
-        return learned.place(self, target, "prefixes", ".safetensors", cell)
-
     def _learn(self, target: Target, cell: Cell) -> dict[str, str]:
         """Plain prompt -> the prompt with its prefix, as text. Kept after each prompt, so that a stopped search goes on."""
-        path, asked = self._place(target, cell), concept_pictures.spread(cell, self.prompts)
+        path, asked = self.place(target, cell), concept_pictures.spread(cell, self.prompts)
         found, facts = soft_prompt.kept(path)
         facts = facts or {"texts": [], "tokens": [], "plain_error": [], "error": []}
         if len(found) < len(asked):

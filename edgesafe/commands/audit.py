@@ -4,26 +4,18 @@ from pathlib import Path
 
 import click
 
-from .bench import MACHINE
+from .drawing import MACHINE, drawing
 
 
 @click.command(short_help="Try to bring back what was erased from an export, and count.")
 @click.argument("source", metavar="[EXPORT]", required=False)
 @click.option("--probes", metavar="NAMES", default="all", show_default=True, help="plain,noise or so; or all, prompts, files.")
-@click.option("--detectors", metavar="NAMES", help="emoji-judge,clip or so. [default: those that suit the model]")
-@click.option("--detector-set", "settings", multiple=True, metavar="NAME.OPTION=VALUE", help="clip.model=FOLDER; may be repeated.")
-@click.option("--prompts", type=click.Path(path_type=Path, dir_okay=False), help="Own prompts, a TOML file. [default: built in]")
-@click.option("--control", metavar="ID", help="The un-erased model to compare with, a folder or an id. [default: by the manifest]")
 @click.option("--runtime", metavar="NAME", help="onnxruntime, openvino, torch or coreml. [default: the first that can run it]")
 @click.option("--pictures", type=click.IntRange(2), default=200, show_default=True, metavar="N", help="Pictures a cell and model.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the audit. [default: <export>-audit]")
 @click.option("--force", is_flag=True, help="Replace the audit if it exists.")
 @click.option("--dry-run", is_flag=True, help="Print what would be drawn and about how long that takes.")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: as torch chooses]")
-@click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Sampling steps.")
-@click.option("--guidance", type=click.FloatRange(0), default=4.0, show_default=True, help="Weight of the prompt; 1 is without guidance.")
-@click.option("--sampler", default="ddim", show_default=True, metavar="NAME", help="ddim, pndm or dpm++.")
-@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of each cell's first picture.")
+@drawing
 def audit(
     source: str | None,
     probes: str,

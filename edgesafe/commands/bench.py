@@ -4,26 +4,18 @@ from pathlib import Path
 
 import click
 
-MACHINE = ("processor", "features", "cores", "memory", "system")
+from .drawing import MACHINE, drawing
 
 
 @click.command(short_help="Measure an export: latency, memory, size, leakage, quality.")
 @click.argument("sources", metavar="[EXPORT [OTHER]]", nargs=-1)
 @click.option("--vs", is_flag=True, help="Time EXPORT and OTHER in turn, and nothing else: how many times as fast is it?")
-@click.option("--control", metavar="ID", help="The un-erased model to compare with, a folder or an id. [default: by the manifest]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report. [default: <export>-bench]")
 @click.option("--force", is_flag=True, help="Replace the report if it exists.")
 @click.option("--probes", metavar="NAMES", default="plain,paraphrase", show_default=True, help="As in `edgesafe audit`; all take longer.")
-@click.option("--detectors", metavar="NAMES", help="emoji-judge,clip or so. [default: those that suit the model]")
-@click.option("--detector-set", "settings", multiple=True, metavar="NAME.OPTION=VALUE", help="clip.model=FOLDER; may be repeated.")
-@click.option("--prompts", type=click.Path(path_type=Path, dir_okay=False), help="Own prompts, a TOML file. [default: built in]")
 @click.option("--pictures", type=click.IntRange(2), default=128, show_default=True, metavar="N", help="Pictures a cell and model.")
 @click.option("--runtimes", metavar="NAMES", help="onnxruntime,torch or so. [default: all that can run it]")
-@click.option("--threads", type=click.IntRange(1), help="Processor threads. [default: as torch chooses]")
-@click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Sampling steps.")
-@click.option("--guidance", type=click.FloatRange(0), default=4.0, show_default=True, help="Weight of the prompt; 1 is without guidance.")
-@click.option("--sampler", default="ddim", show_default=True, metavar="NAME", help="ddim, pndm or dpm++.")
-@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of each cell's first picture.")
+@drawing
 def bench(
     sources: tuple[str, ...],
     vs: bool,

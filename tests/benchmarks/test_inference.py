@@ -97,7 +97,7 @@ def test_a_profile_is_summed_by_operator() -> None:
     events = [{"name": "model_run", "cat": "Session", "dur": microseconds} for microseconds in (9000, 4000, 5000, 6000)]
     for warm in (9, 1, 1, 1):
         events += [node("a", "MatMul", 1000 * warm, product), node("b", "MatMul", 2000 * warm, product), node("c", "Add", 500 * warm, sums)]
-    found = operators.by_operator(events, peak=1.0)
+    found = operators.by_operator(events, 1.0, {})
     matmul, add = found["operators"]
     assert (matmul["operator"], matmul["nodes"], matmul["ms"], add["ms"]) == ("MatMul", 2, 3.0, 0.5)
     assert matmul["gflop"] == pytest.approx(2 * 2 * 10 * 100 * 50 / 1e9, abs=1e-3)

@@ -87,7 +87,7 @@ def test_it_asks_with_prefixes_and_draws_on_the_attacked_model(target: Target, c
     artist = runtimes.load(target.source.place, "torch", 1)
     pictures = QUICK.draw(artist, target, cell, asked)
     assert pictures.shape == (5, 64, 64, 3)
-    _, facts = soft_prompt.kept(QUICK._place(target, cell))
+    _, facts = soft_prompt.kept(QUICK.place(target, cell))
     for i, tokens in enumerate(facts["tokens"]):
         assert not set(tokens) & set(artist.tokenizer.all_special_ids)
         given = prefixed(artist.model, plain[i].prompt)(one_hot(torch.tensor(tokens), len(artist.tokenizer)))
