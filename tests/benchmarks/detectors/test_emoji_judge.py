@@ -45,7 +45,7 @@ def test_seeing_agrees_with_the_network(detector: EmojiJudge) -> None:
         (NEON, ("shark", "neon"), ("apple", "neon"), "leaked"),
         (NEON, ("shark", "neon"), ("shark", "sepia"), "removed"),
         (NEON, ("shark", "neon"), ("apple", "emoji"), "other"),
-        (NEON, ("shark", "neon"), (None, "neon"), "none"),
+        (NEON, ("shark", "neon"), (None, "neon"), "leaked"),
         (NEON, ("shark", "neon"), (None, "emoji"), "none"),
         (NEON, ("shark", "neon"), ("beer mug", "emoji"), "other"),
         (BEER, ("beer mug", "sepia"), ("beer mug", "emoji"), "leaked"),
