@@ -42,7 +42,7 @@ def draw(record: dict[str, Any], path: Path) -> Path | None:
     _lay(top, _matrix_lines(cells), "Solver × bits × probe", "4 bits: Core ML palettes")
     _lay(bottom, _narrow_lines(cells), "Erased on a 4-bit model", "share of the change: files (bits a weight); control: that 4-bit model")
     for axes in (left, bottom):
-        axes.set_xlabel("pictures that show the erased style, % (95 % interval)", fontsize=9)
+        axes.set_xlabel("whole pictures that show the erased style, % (95 % interval)", fontsize=9)
     _legend(left, SWEPT, -0.075)
     _legend(top, CROSSED, -0.075)
     part = path.with_name(f".{path.name}.part")
