@@ -20,8 +20,9 @@ def markdown(record: dict[str, Any]) -> str:
     parts += [f"{missing} of {len(cells)} cells are not measured yet."] if missing else []
     if any(cell["compared"] for cell in done):
         parts.append(
-            "Whole pictures that show what was erased, of all asked, with Wilson's 95 % interval. p: McNemar's exact test against the base, by pictures of the same prompt "
-            f"and seed; * where it stays under 0.05 after Holm's correction for all {record['comparisons']} comparisons."
+            "Whole pictures that show what was erased, of all asked, with Wilson's 95 % interval. p: McNemar's exact test against the "
+            "base, by pictures of the same prompt and seed; * where it stays under 0.05 after Holm's correction for all "
+            f"{record['comparisons']} comparisons."
         )
     return "\n\n".join(part for part in parts if part) + "\n"
 
