@@ -30,10 +30,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def phi(pairs: Sequence[tuple[bool, bool]]) -> float:
-    a, b, c, d = (sum(pair == kind for pair in pairs) for kind in ((True, True), (True, False), (False, True), (False, False)))
+    return phi_of(*(sum(pair == kind for pair in pairs) for kind in ((True, True), (True, False), (False, True), (False, False))))
+
+
+def phi_of(a: int, b: int, c: int, d: int) -> float:
+    """a: pairs that both show, b: the first alone, c: the second alone, d: neither."""
     scale = (a + b) * (c + d) * (a + c) * (b + d)
     product = a * d - b * c
-    return (max(product - len(pairs) / 2, 0.0) if product > 0 else product) / math.sqrt(scale) if scale else 0.0
+    return (max(product - (a + b + c + d) / 2, 0.0) if product > 0 else product) / math.sqrt(scale) if scale else 0.0
 
 
 def interval(p: Share, q: Share, likeness: float = 0.0) -> tuple[float, float]:

@@ -1,17 +1,16 @@
 """Two models on the same prompts and seeds: is the second's rate another one?
 
-    McNemar, exact   b pictures are hits of the first alone, c of the second alone; under no difference c ~ Binomial(b + c, 1/2):
-                     p = min(1, 2 P(X <= min(b, c)))                                          (McNemar 1947; two-sided)
-    difference       p2 - p1 with Newcombe's interval for paired proportions (1998, method 10): Wilson's intervals of both, squared and
-                     added, with phi, the correlation of the pair; also where both rates are 0, so that "no rise" has an upper limit
+    McNemar's exact p and Newcombe's interval of second - first for pairs stand in differences.py; also where both rates are 0, so that
+    "no rise" has an upper limit.
     Holm             p_(i) <- max_(j <= i) min(1, (m - j + 1) p_(j)), p in rising order, m comparisons made together   (Holm 1979)
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from edgesafe.metrics.wilson import interval
+from edgesafe.metrics import wilson
+
+from .differences import Share, interval, mcnemar, phi_of
 
 
 def compare(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
@@ -32,29 +31,13 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    n, least = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, k) for k in range(least + 1))
-    return min(1.0, 2 * tail / 2**n)
-
-
 def difference(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
     """(low, high) of second - first, each in [-1, 1]; (-1, 1) when nothing was asked."""
     n = both + only_first + only_second + neither
     if not n:
         return -1.0, 1.0
-    first, second = both + only_first, both + only_second
-    p1, p2 = first / n, second / n
-    (low1, high1), (low2, high2) = interval(first, n), interval(second, n)
-    spread = first * (n - first) * second * (n - second)
-    cross = both * neither - only_first * only_second
-    cross = max(cross - n / 2, 0) if cross > 0 else cross  # towards independence
-    phi = cross / math.sqrt(spread) if spread else 0.0
-
-    def reach(below: float, above: float) -> float:
-        return math.sqrt(max(below * below - 2 * phi * below * above + above * above, 0.0))
-
-    return p2 - p1 - reach(p2 - low2, high1 - p1), p2 - p1 + reach(high2 - p2, p1 - low1)
+    first, second = (Share(hits / n, *wilson.interval(hits, n)) for hits in (both + only_first, both + only_second))
+    return interval(first, second, phi_of(both, only_first, only_second, neither))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -55,7 +55,7 @@ class Completion(Probe):
         unet = handed_over(first.unet_call, model.unet_call, round(self.share * len(scheduler.timesteps)), len(own))
         latents = sampling.starting_latents([q.seed for q in questions], model.latent_shape)
         latents = sampling.sample(unet, text, empty, latents, scheduler, d.steps, d.guidance)
-        return to_uint8((model.decode(latents).float() / 2 + 0.5).clamp(0, 1))
+        return to_uint8(model.developed(latents))
 
 
 def handed_over(first: UNetCall, then: UNetCall, calls: int, columns: int) -> UNetCall:

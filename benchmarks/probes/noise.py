@@ -24,6 +24,7 @@ from edgesafe import sampling
 from edgesafe.errors import EdgeSafeError
 
 from ..leakage import Cell, Question
+from ..runtimes.ddim import PREDICTIONS
 from ..runtimes.runtime import Runtime, to_uint8
 from .probe import Probe, Target
 
@@ -52,7 +53,7 @@ class Noise(Probe):
         latents = ddim.noise(model.latent_shape)  # sampling.starting_latents of these seeds
         text = model.conditions([q.prompt for q in questions])
         latents = sampling.sample(model.unet_call, text, model.conditions([""]), latents, ddim, d.steps, d.guidance)
-        return to_uint8((model.decode(latents).float() / 2 + 0.5).clamp(0, 1))
+        return to_uint8(model.developed(latents))
 
 
 class Injecting:
@@ -73,10 +74,7 @@ class Injecting:
         p = t - config.num_train_timesteps // self.ddim.num_inference_steps
         a_t, a_p = levels[t], levels[p] if p >= 0 else self.ddim.final_alpha_cumprod
         b_t, b_p = 1 - a_t, 1 - a_p
-        if config.prediction_type == "v_prediction":
-            x0, e = a_t**0.5 * z - b_t**0.5 * prediction, a_t**0.5 * prediction + b_t**0.5 * z
-        else:
-            x0, e = (z - b_t**0.5 * prediction) / a_t**0.5, prediction
+        x0, e = PREDICTIONS[config.prediction_type](prediction, z, a_t**0.5, b_t**0.5)
         sigma = torch.minimum(self.etas * (b_p / b_t * (1 - a_t / a_p)) ** 0.5, b_p**0.5)
         e_share = (b_p - sigma**2).clamp(min=0) ** 0.5  # rounding may leave less than nothing
         return (a_p**0.5 * x0 + e_share * e + self.scale * sigma * self.noise(z.shape[1:]),)

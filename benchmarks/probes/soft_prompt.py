@@ -78,7 +78,7 @@ def draw(model: Runtime, given: Conditions, seeds: Sequence[int], drawing: Drawi
     schedule = sampling.scheduler(drawing.sampler, model.scheduler_config)
     with torch.no_grad():
         latents = sampling.sample(model.unet_call, given, model.conditions([""]), latents, schedule, drawing.steps, drawing.guidance)
-        return to_uint8((model.decode(latents).float() / 2 + 0.5).clamp(0, 1))
+        return to_uint8(model.developed(latents))
 
 
 def keep(path: Path, prompts: Sequence[str], given: Sequence[Conditions], facts: Mapping[str, Any]) -> None:

@@ -85,6 +85,11 @@ class Runtime(ABC):
         latents = sampling.starting_latents(seeds, self.latent_shape)
         scheduler = self.scheduler(sampler)
         latents = sampling.sample(self.unet_call, self.conditions(prompts), self.conditions([""]), latents, scheduler, steps, guidance)
+        return self.developed(latents)
+
+    @torch.no_grad()
+    def developed(self, latents: Tensor) -> Tensor:
+        """Scaled latents (N, C, h, w) -> pictures (N, 3, H, W) in [0, 1], not yet rounded to 8 bits."""
         return (self.decode(latents).float() / 2 + 0.5).clamp(0, 1)
 
     def generate(
