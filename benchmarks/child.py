@@ -19,8 +19,7 @@ class CellFailed(EdgeSafeError):
 
 def call(task: str, spec: dict[str, Any], threads: int) -> dict[str, Any]:
     """Raises: CellFailed with the last line that the child wrote."""
-    env = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    command = [sys.executable, "-m", __spec__.name, task]
+    command, env = [sys.executable, "-m", __spec__.name, task], environment(threads)
     text = json.dumps(spec | {"threads": threads, "spawned_s": time.time()})
     result = subprocess.run(command, input=text, capture_output=True, text=True, env=env, check=False)
     if result.returncode == 0:
@@ -30,6 +29,11 @@ def call(task: str, spec: dict[str, Any], threads: int) -> dict[str, Any]:
         why = " (out of memory?)" if result.returncode == -signal.SIGKILL else ""
         raise CellFailed(f"the measuring process was killed by signal {-result.returncode}{why}")
     raise CellFailed(last_words(result.stderr, result.returncode))
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's, with so many threads for every library."""
+    return os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
 def last_words(stderr: str, code: int) -> str:

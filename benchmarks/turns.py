@@ -8,7 +8,6 @@ Nothing heavy is imported at the top: what the child imports is its own memory.
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgesafe.errors import EdgeSafeError
 
-from .child import MARK, CellFailed, last_words
+from .child import MARK, CellFailed, environment, last_words
 
 if TYPE_CHECKING:
     from .runtimes.runtime import Runtime
@@ -38,10 +37,11 @@ class Player:
     """
 
     def __init__(self, source: str, runtime: str, threads: int, drawing: dict[str, Any] | None = None, size_px: int | None = None) -> None:
-        env = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the process
         command = [sys.executable, "-m", __spec__.name]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment(threads)
+        )
         spec = {"source": source, "runtime": runtime, "threads": threads, "drawing": drawing or {}, "size_px": size_px}
         self.to: Any = self.process.stdin
         self.back: Any = self.process.stdout
