@@ -21,7 +21,8 @@ from torch import Generator, Tensor
 from . import checkpoint, model, sampling
 from .emoji.world import World
 from .errors import EdgeSafeError
-from .model import TextToImage
+from .families import Conditions, stack
+from .model import TextToImage, predictor
 
 Show = Callable[[Sequence, str], Iterable]  # a progress bar around a sequence
 DRAW_BATCH = 16  # pictures drawn at once
@@ -83,16 +84,15 @@ def encode_pixels(net: TextToImage, pixels: Tensor, chunk: int = 32) -> tuple[Te
     return mean, std
 
 
-class TextStates:
-    """The text encoder's states of captions, each encoded once, alone (so that its bits do not depend on its neighbours)."""
+class TextConditions:
+    """What the UNet reads of captions, each encoded once, alone (so that its bits do not depend on its neighbours)."""
 
     def __init__(self, net: TextToImage) -> None:
-        size = 4 * net.tokenizer.model_max_length * net.text_encoder.config.hidden_size
-        self._one = lru_cache(maxsize=max(64, CACHE_BYTES // 4 // size))(lambda caption: model.encode(net, [caption])[0])
+        size = 4 * net.tokenizer.model_max_length * net.unet.config.cross_attention_dim
+        self._one = lru_cache(maxsize=max(64, CACHE_BYTES // 4 // size))(lambda caption: model.conditions(net, [caption]))
 
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        """(N, S, C)"""
-        return torch.stack([self._one(caption) for caption in captions])
+    def __call__(self, captions: Sequence[str]) -> Conditions:
+        return stack(*(self._one(caption) for caption in captions))
 
 
 @dataclass
@@ -203,16 +203,12 @@ class CaptionList:
 def drawn_by(net: TextToImage, prompts: list[str], seed: int, path: Path, show: Show) -> Pictures:
     """Pictures of the prompts by the model itself, kept in `path` after every batch."""
     done = checkpoint.load(path)[0]["drawn"]["latents"] if path.is_file() else torch.empty(0, *net.latent_shape)
-    unet = net.unet
-
-    def call(z: Tensor, t: Tensor, states: Tensor) -> Tensor:
-        return unet(z.to(unet.dtype), t.to(unet.device), states.to(unet.dtype)).sample.float()
-
+    unet, call = net.unet, predictor(net.unet)
     for start in show(range(len(done), len(prompts), DRAW_BATCH), "the teacher draws pictures"):
         asked = prompts[start : start + DRAW_BATCH]
         noise = sampling.starting_latents([(seed << 20) + start + i for i in range(len(asked))], net.latent_shape).to(unet.device)
         schedule = sampling.scheduler("ddim", net.scheduler_config)
-        new = sampling.sample(call, model.encode(net, asked), model.encode(net, [""]), noise, schedule)
+        new = sampling.sample(call, model.conditions(net, asked), model.conditions(net, [""]), noise, schedule)
         done = torch.cat([done, new.cpu()])
         checkpoint.save(path, {"drawn": {"latents": done}}, {"prompts": prompts})
     scale = net.vae.config.scaling_factor

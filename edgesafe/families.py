@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Encoded = tuple[Tensor, Tensor]  # (N, S, D), (N, P)
-Conditions = tuple[Tensor, ...]  # a row a prompt each
+Conditions = tuple[Tensor, ...]  # what the UNet reads of prompts, a row a prompt each; states (N, S, D) first
 Part = tuple[str, str]  # library, class, as in model_index.json: naming them imports nothing
 UNET, VAE, CLIP = ("diffusers", "UNet2DConditionModel"), ("diffusers", "AutoencoderKL"), ("transformers", "CLIPTextModel")
 
@@ -80,6 +80,19 @@ class StableDiffusionXL:
 Family = type[StableDiffusion] | type[StableDiffusionXL]
 FAMILIES: dict[str, Family] = {family.pipeline: family for family in (StableDiffusion, StableDiffusionXL)}
 ZERO_EMPTY = "force_zeros_for_empty_prompt"  # in a pipeline's model_index.json
+
+
+def stack(*given: Conditions) -> Conditions:
+    """The rows of several batches' conditions, one after the other."""
+    return tuple(torch.cat(column) for column in zip(*given, strict=True))
+
+
+def call(unet: nn.Module, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
+    """The UNet's answer (B, C, h, w) to x_t and `conditions`, in its own dtype."""
+    if len(given) == 1:
+        return unet(sample, timestep, given[0], return_dict=False)[0]
+    added = dict(zip(StableDiffusionXL.added, given[1:], strict=True))
+    return unet(sample, timestep, given[0], added_cond_kwargs=added, return_dict=False)[0]
 
 
 def encode(family: Family, encoder: nn.Module, ids: Tensor) -> Encoded:

@@ -199,8 +199,17 @@ def encode(model: TextToImage, prompts: Sequence[str]) -> Tensor:
 
 def predict(model: TextToImage, sample: Tensor, timestep: Tensor, *given: Tensor) -> Tensor:
     """The UNet's answer (B, C, h, w) to x_t and `conditions`."""
-    added = dict(zip(model.family.added, given[1:], strict=True))
-    return model.unet(sample, timestep, given[0], added_cond_kwargs=added or None, return_dict=False)[0]
+    return families.call(model.unet, sample, timestep, *given)
+
+
+def predictor(unet: nn.Module) -> sampling.UNetCall:
+    """A UNet in its own dtype as a function of (x_t, t, *conditions), answering in fp32."""
+
+    def predict(noisy: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
+        dtype = next(unet.parameters()).dtype
+        return families.call(unet, noisy.to(dtype), timesteps.to(noisy.device), *(c.to(dtype) for c in given)).float()
+
+    return predict
 
 
 def alphas_cumprod(model: TextToImage) -> Tensor:

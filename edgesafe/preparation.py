@@ -12,9 +12,10 @@ from rich.progress import track
 from torch import nn
 
 from . import artifact, model, presets, pruners
-from .concepts import Concept, check_visible, parse
-from .data import Source, TextStates, open_source
+from .concepts import Concept, carriers, check_visible, parse
+from .data import Show, Source, TextConditions, open_source
 from .emoji.world import World
+from .erasers import Edit, GradientEraser
 from .erasers.parameters import select
 from .erasers.pictures import gather, prompts_only
 from .errors import EdgeSafeError
@@ -22,6 +23,7 @@ from .model import TextToImage
 from .presets import Settings
 from .problem import DistilAndErase
 
+KEPT_BATCHES = 8  # of captions that a closed-form eraser is to keep
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
 
 
@@ -50,7 +52,8 @@ def set_up(settings: Settings, device: torch.device) -> Setup:
     else:
         pruned = pruners.named(settings.prune).prune(teacher.unet)
         student, features = replace(teacher, unet=pruned.unet), pruned.features
-    select(student.unet, settings.eraser.parameters)
+    if isinstance(settings.eraser, GradientEraser):
+        select(student.unet, settings.eraser.parameters)
     for net in (teacher, student):
         for module in net.modules().values():
             module.to(device)
@@ -93,27 +96,43 @@ def problem(setup: Setup, out: Path, accelerator: Accelerator, console: Console)
     """Both levels' losses, with the pictures that they need drawn or read."""
     settings, folder = setup.settings, out / "checkpoint"
 
-    def show(rows: Sequence, what: str) -> Iterable:
-        return track(rows, what, console=console, transient=True, disable=not console.is_terminal)
-
+    show = _bar(console)
     setup.source.prepare(folder, show)
     if skipped := getattr(setup.source, "skipped", []):
         console.print(f"{len(skipped)} pictures skipped:", *skipped, sep="\n  ", highlight=False, soft_wrap=True)
     pictures, frozen = prompts_only(setup.teacher, setup.concepts), setup.teacher.unet
-    if setup.concepts:
+    if setup.concepts and isinstance(settings.eraser, GradientEraser):
         pictures = gather(settings.eraser, setup.source, setup.concepts, setup.teacher, settings.concept_bank, settings.seed, folder, show)
         if settings.eraser.frozen == "student":
             frozen = nn.Module.to(copy.deepcopy(setup.student.unet), setup.teacher.unet.dtype)
-    texts = TextStates(setup.teacher)
+    texts = TextConditions(setup.teacher)
     parts = (setup.features, setup.source, setup.concepts, pictures, texts)
     return DistilAndErase(settings, setup.teacher, frozen, *parts, accelerator.device, accelerator.autocast)
+
+
+def _bar(console: Console) -> Show:
+    def show(rows: Sequence, what: str) -> Iterable:
+        return track(rows, what, console=console, transient=True, disable=not console.is_terminal)
+
+    return show
+
+
+def edit(setup: Setup, texts: TextConditions, unet: nn.Module, console: Console) -> dict[str, float]:
+    """Run the settings' closed-form erasers on the network, in place; what they did, in numbers."""
+    if not setup.concepts:
+        return {}
+    batches = (setup.source.batch(n).captions for n in range(KEPT_BATCHES))
+    keep = dict.fromkeys(c for captions in batches for c in captions if not carriers(c, setup.concepts))
+    work = Edit(unet, setup.teacher, setup.concepts, tuple(keep), texts, setup.settings.seed, _bar(console))
+    return {name: value for eraser in setup.settings.edits for name, value in eraser.edit(work).items()}
 
 
 def manifest(setup: Setup) -> artifact.Manifest:
     """The chain of steps goes on from the student's own manifest, where it is a run."""
     s, weights = setup.settings, setup.teacher.weights_file
     before, config = _run_of(s.student), presets.to_dict(s)
-    method = f"{config['solver']['name']}/{config['eraser']['name']}" if setup.concepts else "distil"
+    names = dict.fromkeys(config[part]["name"] for part in ("solver", "eraser", "after"))
+    method = "/".join(name for name in names if name != "none") if setup.concepts else "distil"
     step = artifact.Step("train", method, config, s.seed, artifact.versions(*PACKAGES))
     base = {"id": s.teacher_source, "revision": setup.teacher.revision, "sha256": artifact.sha256(weights) if weights else None}
     control = (before.control if before and before.concepts else s.student) or s.teacher_source

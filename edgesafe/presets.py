@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from . import pruners
-from .erasers import ERASERS, ESD, Eraser
+from .erasers import CLOSED_FORM, ERASERS, ESD, ClosedForm, Eraser, NoEdit
 from .errors import EdgeSafeError
-from .solvers import SOLVERS, Penalty, Solver
+from .solvers import SOLVERS, Distil, Penalty, Solver, TwoStage
 
 CONCEPT_CAPTIONS = ("retarget", "mask", "keep")
 PRECISIONS = ("fp32", "bf16")
@@ -43,6 +43,7 @@ class Settings:
     prune: str = "bk-sdm-small"
     solver: Solver = field(default_factory=Penalty)
     eraser: Eraser = field(default_factory=ESD)
+    after: ClosedForm = field(default_factory=NoEdit)  # a closed-form eraser after the last iteration, on top of `eraser`
     weights: Weights = field(default_factory=Weights)
     concept_captions: str = "retarget"  # distilling on captions with the concept: "retarget" to the anchor, "mask", "keep" (teaches it)
     empty_captions: float = 0.1  # share of captions emptied, for guidance
@@ -81,12 +82,26 @@ class Settings:
         for name in ("empty_captions", "final_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 0 to 1")
+        alone = isinstance(self.solver, TwoStage) and self.solver.erase_share == 0
+        closed = isinstance(self.eraser, ClosedForm)
+        if closed and not (alone or isinstance(self.solver, Distil)):
+            name = next(n for n, cls in CLOSED_FORM.items() if cls is type(self.eraser))
+            raise EdgeSafeError(
+                f"--eraser {name} has no gradient to train with: leave --solver out, or set it after the solver: --set after.name={name}"
+            )
+        if alone and not closed:
+            raise EdgeSafeError("solver.erase_share 0: the eraser trains, so it needs a share of the iterations, such as 0.25")
         if self.student and self.model:
             raise EdgeSafeError("--model is pruned to make the student, --student is one already: give --model, or --student and --teacher")
         if self.student and not self.teacher:
             raise EdgeSafeError("--student needs --teacher, the model to distil from")
         if self.teacher and not self.student:
             raise EdgeSafeError("--teacher needs --student; to prune the teacher itself, give it as --model")
+
+    @property
+    def edits(self) -> tuple[ClosedForm, ...]:
+        """The closed-form erasers, in the order in which they work after the last iteration."""
+        return tuple(e for e in (self.eraser, self.after) if isinstance(e, ClosedForm) and not isinstance(e, NoEdit))
 
     @property
     def teacher_source(self) -> str:
@@ -114,7 +129,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"eraser": {"target": "esd", "eta": 1.0, "pictures": "teacher", "anchor_share": 0.0}},
 }  # fmt: skip
 
-METHODS: dict[str, dict[str, type]] = {"solver": SOLVERS, "eraser": ERASERS, "weights": {"": Weights}}  # "": needs no name
+METHODS: dict[str, dict[str, type]] = {
+    "solver": SOLVERS,
+    "eraser": ERASERS | CLOSED_FORM,
+    "after": {"none": NoEdit} | CLOSED_FORM,
+    "weights": {"": Weights},  # "": needs no name
+}
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
@@ -198,8 +218,11 @@ def resolve(preset: str | None, layers: Sequence[tuple[str, Mapping[str, Any]]])
     values = overlay(to_dict(Settings()), base, f"preset {name}")
     for where, changes in layers:
         values = overlay(values, changes, where)
+    if values["eraser"]["name"] in CLOSED_FORM and "solver" not in asked:
+        values = overlay(values, {"solver": {"name": "two-stage", "erase_share": 0.0}}, f"--eraser {values['eraser']['name']}")
     if no_concept(values["erase"]):
-        values = overlay(values, {"erase": "none", "solver": {"name": "distil"}}, "--erase none")
+        nothing = {"erase": "none", "solver": {"name": "distil"}, "eraser": {"name": "esd"}, "after": {"name": "none"}}
+        values = overlay(values, nothing, "--erase none")
     settings = from_dict(values)
     if not settings.student and not settings.model:
         raise EdgeSafeError("--model is needed: 'emoji:teacher', a pipeline folder or a hub id (or --student with --teacher)")

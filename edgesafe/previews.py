@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from . import model, sampling
 from .concepts import Concept
 from .data import Source
-from .model import TextToImage
-from .problem import predictor
+from .model import TextToImage, predictor
 
 SHOWN = 12  # pictures of a grid
 COLUMNS = 6
@@ -34,7 +33,7 @@ def draw(net: TextToImage, unet: nn.Module, asked: list[str], batch: int = 16) -
         rows = asked[start : start + batch]
         noise = sampling.starting_latents(range(SEED + start, SEED + start + len(rows)), net.latent_shape).to(device)
         schedule = sampling.scheduler("ddim", net.scheduler_config)
-        z = sampling.sample(predictor(unet), model.encode(net, rows), model.encode(net, [""]), noise, schedule)
+        z = sampling.sample(predictor(unet), model.conditions(net, rows), model.conditions(net, [""]), noise, schedule)
         pixels = net.vae.decode((z / net.vae.config.scaling_factor).to(net.vae.dtype)).sample
         parts.append((pixels.float() / 2 + 0.5).clamp(0, 1).cpu())
     return torch.cat(parts)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from . import losses, model, sampling
 from .bilevel import Terms
 from .concepts import Concept, carriers, retarget
-from .data import Source, TextStates, generator
+from .data import Source, TextConditions, generator
 from .erasers import ErasingBatch
 from .erasers.pictures import ConceptPictures
-from .model import TextToImage
+from .families import Conditions, call
+from .model import TextToImage, predictor
 from .presets import Settings
 
 STUDENT_STEPS = 25  # DDIM steps of pictures that the student draws for the eraser
@@ -31,23 +32,13 @@ STUDENT_STEPS = 25  # DDIM steps of pictures that the student draws for the eras
 class LowerBatch:
     noisy: Tensor  # (B, C, h, w) x_t
     timesteps: Tensor  # (B,)
-    states: Tensor  # (B, S, D) of the student's captions
+    given: Conditions  # of the student's captions
     goal: Tensor  # (B, C, h, w) eps or v
     weight: Tensor  # (B,) min-SNR
     task_rows: Tensor  # (B,) 0 or 1: rows of the denoising loss
     kd_rows: Tensor  # (B,) rows of the KD losses
     output: Tensor | None  # the teacher's prediction
     features: list[Tensor]  # the teacher's block outputs
-
-
-def predictor(unet: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """A UNet in its own dtype as a function of (x_t, t, states), answering in fp32."""
-
-    def predict(noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        dtype = next(unet.parameters()).dtype
-        return unet(noisy.to(dtype), timesteps, states.to(dtype)).sample.float()
-
-    return predict
 
 
 @dataclass
@@ -61,7 +52,7 @@ class DistilAndErase:
     source: Source
     concepts: Sequence[Concept]
     pictures: ConceptPictures  # what the eraser noises; empty where nothing is erased
-    texts: TextStates
+    texts: TextConditions
     device: torch.device
     autocast: Callable  # a context for the student's forward passes
 
@@ -95,7 +86,7 @@ class DistilAndErase:
         if s.weights.output or s.weights.feature:
             names = list(self.features.values()) if s.weights.feature else []
             with losses.tapped(self.teacher.unet, names) as tapped:
-                output = predictor(self.teacher.unet)(noisy, on_device, self.texts(answered))
+                output = predictor(self.teacher.unet)(noisy, on_device, *self.texts(answered))
             features = [tapped[name] for name in names]
         return LowerBatch(
             noisy,
@@ -114,7 +105,7 @@ class DistilAndErase:
         w = self.settings.weights
         names = list(self.features) if w.feature else []
         with losses.tapped(network, names) as tapped, self.autocast():
-            prediction = network(batch.noisy, batch.timesteps, batch.states).sample
+            prediction = call(network, batch.noisy, batch.timesteps, *batch.given)
         terms = {"denoise": losses.denoise(prediction, batch.goal, batch.weight, batch.task_rows)}
         if w.output and batch.output is not None:
             terms["output"] = losses.mse(prediction, batch.output, batch.kd_rows)
@@ -128,31 +119,33 @@ class DistilAndErase:
         s, draws = self.settings, generator(self.settings.seed, "upper", n)
         latents, prompts, anchors = self.pictures.draw(s.erase_batch, draws)
         noise = torch.randn(latents.shape, generator=draws)
-        concept, empty = self.texts(prompts), self.texts([""])
+        concept, empty = self.texts(prompts), self.texts([""] * s.erase_batch)
         if s.eraser.pictures == "student":
             noisy, timesteps = self._on_the_way(network, concept, empty, noise.to(self.device), draws)
         else:
             timesteps = torch.randint(len(self.alphas), (s.erase_batch,), generator=draws)
             noisy = losses.noised(latents, noise, self.alphas[timesteps]).to(self.device)
-        return ErasingBatch(noisy, timesteps.to(self.device), concept, self.texts(anchors), empty.expand_as(concept))
+        return ErasingBatch(noisy, timesteps.to(self.device), concept, self.texts(anchors), empty)
 
     def upper(self, network: nn.Module, batch: ErasingBatch) -> tuple[Tensor, Terms]:
         """L_CU"""
 
-        def student(noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+        def student(noisy: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
             with self.autocast():
-                return network(noisy, timesteps, states).sample
+                return call(network, noisy, timesteps, *given)
 
         loss = self.settings.eraser.loss(student, predictor(self.frozen), batch)
         return loss, {"erase": loss.detach()}
 
     def _on_the_way(
-        self, network: nn.Module, concept: Tensor, empty: Tensor, noise: Tensor, draws: torch.Generator
+        self, network: nn.Module, concept: Conditions, empty: Conditions, noise: Tensor, draws: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """x_t as the student itself draws it for the concept's prompt, up to a step drawn at random; t is the same for all rows."""
         schedule = sampling.scheduler("ddim", self.teacher.scheduler_config)
         done = int(torch.randint(STUDENT_STEPS, (1,), generator=draws))
-        way = sampling.denoise(predictor(network), concept, empty, noise, schedule, STUDENT_STEPS, self.settings.eraser.guidance)
+        way = sampling.denoise(
+            predictor(network), concept, tuple(row[:1] for row in empty), noise, schedule, STUDENT_STEPS, self.settings.eraser.guidance
+        )
         noisy = [noise, *islice(way, done)][-1]
         schedule.set_timesteps(STUDENT_STEPS)
         return noisy, schedule.timesteps[done].expand(len(noise))

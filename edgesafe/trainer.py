@@ -25,6 +25,7 @@ from torch import nn
 
 from . import artifact, checkpoint, model, preparation, presets, previews
 from .bilevel import NotFinite, Record, State
+from .erasers import GradientEraser
 from .erasers.parameters import select
 from .errors import EdgeSafeError, Stopped
 from .preparation import Setup
@@ -79,6 +80,8 @@ def _run(setup: Setup, problem: DistilAndErase, out: Path, accelerator: Accelera
     if state.step == 0:
         _preview(setup, state, asked, out)
     _loop(setup, state, problem, asked, out, accelerator, console)
+    if setup.settings.edits:
+        _edit(setup, state, problem, asked, out, console)
     setup.student.unet = state.theta
     model.save(setup.student, out / "model")
     artifact.seal(out, preparation.manifest(setup))
@@ -122,6 +125,17 @@ def _loop(
             accelerator.end_training()
 
 
+def _edit(setup: Setup, state: State, problem: DistilAndErase, asked: list[str], out: Path, console: Console) -> None:
+    """The closed-form erasers; the checkpoint stays the one before them, so a resumed run comes to the same weights."""
+    started = time.perf_counter()
+    values = preparation.edit(setup, problem.texts, state.theta.eval(), console)
+    row = Record(setup.settings.steps, "edit", values)
+    with (out / "metrics.jsonl").open("a") as metrics:
+        _write(metrics, row, time.perf_counter() - started)
+    console.print("erased in closed form: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()), highlight=False)
+    _preview(setup, state, asked, out)
+
+
 def _state(setup: Setup) -> State:
     s = setup.settings
     theta = setup.student.unet.train().requires_grad_(True)
@@ -133,7 +147,8 @@ def _state(setup: Setup) -> State:
         return torch.optim.AdamW(weights, rate, betas=(0.9, 0.99), weight_decay=s.weight_decay, fused=True)
 
     inner = adamw(vartheta.parameters(), s.rate)
-    outer = adamw(select(theta, s.eraser.parameters).values(), s.erase_rate)
+    moved = select(theta, s.eraser.parameters).values() if isinstance(s.eraser, GradientEraser) else theta.parameters()
+    outer = adamw(moved, s.erase_rate)
     return State(theta, vartheta, inner, outer, (s.rate, s.erase_rate), lambda n: rate_share(n, s.steps, s.warmup, s.final_rate), s.clip)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from edgesafe import model
 from edgesafe.concepts import parse
-from edgesafe.data import CaptionList, EmojiWorld, ImageFolder, TextStates, drawn_by, generator, open_source, read_picture, silent
+from edgesafe.data import CaptionList, EmojiWorld, ImageFolder, TextConditions, drawn_by, generator, open_source, read_picture, silent
 from edgesafe.emoji.world import World
 from edgesafe.erasers.pictures import from_folder, from_teacher, from_world
 from edgesafe.errors import EdgeSafeError
@@ -121,9 +121,9 @@ def test_the_teacher_draws_for_a_caption_list_and_goes_on_where_it_stopped(net, 
 
 
 def test_text_states_are_the_encoders(net):
-    texts = TextStates(net)
+    texts = TextConditions(net)
     captions = ["red apple", "", "red apple"]
-    torch.testing.assert_close(texts(captions), model.encode(net, captions))
+    torch.testing.assert_close(texts(captions)[0], model.encode(net, captions))
     assert texts(captions).data_ptr() != texts(captions).data_ptr()
 
 

@@ -61,7 +61,7 @@ def test_toml(tmp_path: Path):
         ({"stepz": 1}, "unknown key 'stepz'; known: model"),
         ({"solver": {"name": "sgd"}}, "unknown solver 'sgd'; known: penalty, alternate, two-stage, distil"),
         ({"eraser": {"name": "uce"}}, "unknown eraser 'uce'; known: esd"),
-        ({"eraser": {"etaa": 1.0}}, "eraser 'esd' has no 'etaa'; it has: name, target, eta"),
+        ({"eraser": {"etaa": 1.0}}, "eraser 'esd' has no 'etaa'; it has: name, parameters"),
         ({"solver": {"name": "alternate", "lambda": 1.0}}, "solver 'alternate' has no 'lambda'"),
         ({"solver": "penalty"}, "is a table"),
         ({"prune": "apt"}, "--prune 'apt' is unknown; known: bk-sdm-base"),

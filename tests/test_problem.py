@@ -8,11 +8,12 @@ import torch
 
 from edgesafe import losses, model, presets, pruners
 from edgesafe.concepts import parse
-from edgesafe.data import Batch, TextStates, generator
+from edgesafe.data import Batch, TextConditions, generator
 from edgesafe.emoji.world import World
 from edgesafe.erasers import ESD
 from edgesafe.erasers.pictures import prompts_only
-from edgesafe.problem import DistilAndErase, predictor
+from edgesafe.model import predictor
+from edgesafe.problem import DistilAndErase
 
 CAPTIONS = ["red apple", "red apple neon style", "cat sepia style"]
 CARRIED = torch.tensor([0.0, 1.0, 0.0])
@@ -38,7 +39,7 @@ def problem(parts, **changes) -> DistilAndErase:
     net, pruned = parts
     settings = dataclasses.replace(presets.resolve("quick", []), **{"batch": 3, "erase_batch": 2, "empty_captions": 0.0} | changes)
     concepts = parse("neon", World())
-    pictures, texts = prompts_only(net, concepts), TextStates(net)
+    pictures, texts = prompts_only(net, concepts), TextConditions(net)
     own = (Fixed(net), concepts, pictures, texts, torch.device("cpu"), contextlib.nullcontext)
     return DistilAndErase(settings, net, net.unet, pruned.features, *own)
 
@@ -52,10 +53,10 @@ def test_concept_captions(parts, mode: str, task: torch.Tensor, kd: torch.Tensor
     batch = p.lower_batch(0)
     assert torch.equal(batch.task_rows, task)
     assert torch.equal(batch.kd_rows, kd)
-    torch.testing.assert_close(batch.states, p.texts(CAPTIONS))
+    torch.testing.assert_close(batch.given[0], p.texts(CAPTIONS)[0])
     asked = ["red apple", "red apple emoji style", "cat sepia style"] if mode == "retarget" else CAPTIONS
     with torch.no_grad():
-        expected = predictor(parts[0].unet)(batch.noisy, batch.timesteps, p.texts(asked))
+        expected = predictor(parts[0].unet)(batch.noisy, batch.timesteps, *p.texts(asked))
     torch.testing.assert_close(batch.output, expected)
 
 
@@ -72,7 +73,7 @@ def test_the_lower_loss_is_the_weighted_sum_of_its_terms(parts):
     w = p.settings.weights
     total = w.denoise * terms["denoise"] + w.output * terms["output"] + w.feature * terms["feature"]
     torch.testing.assert_close(loss.detach(), total)
-    prediction = student(batch.noisy, batch.timesteps, batch.states).sample
+    prediction = student(batch.noisy, batch.timesteps, *batch.given).sample
     torch.testing.assert_close(terms["output"], (prediction - batch.output).square().mean().detach())
     alpha = model.alphas_cumprod(net)[batch.timesteps]
     noise = (batch.noisy - alpha.sqrt().view(-1, 1, 1, 1) * p.source.latents) / (1 - alpha).sqrt().view(-1, 1, 1, 1)

@@ -1,12 +1,16 @@
-"""Erasers by name. Adding one = its file, its test, one line in ERASERS.
+"""Erasers by name. Adding one = its file, its test, one line in ERASERS or CLOSED_FORM.
 
-An eraser that trains is a frozen dataclass with `parameters`, the weights it may move, and `loss(student, frozen, batch) -> L_CU`.
+One that trains is a `GradientEraser`: the upper level of any solver. One in CLOSED_FORM changes weights once, after the last iteration:
+as the whole erasing (`--eraser uce`), or after a solver that erased already (`--set after.name=uce`).
 """
 
-from .esd import ESD, ErasingBatch
+from .closed_form import ClosedForm, Edit, NoEdit
+from .esd import ESD
+from .gradient import ErasingBatch, GradientEraser
 
-Eraser = ESD
+Eraser = GradientEraser | ClosedForm
 
-ERASERS: dict[str, type[Eraser]] = {"esd": ESD}
+ERASERS: dict[str, type[GradientEraser]] = {"esd": ESD}
+CLOSED_FORM: dict[str, type[ClosedForm]] = {}
 
-__all__ = ["ERASERS", "ESD", "Eraser", "ErasingBatch"]
+__all__ = ["CLOSED_FORM", "ERASERS", "ESD", "ClosedForm", "Edit", "Eraser", "ErasingBatch", "GradientEraser", "NoEdit"]

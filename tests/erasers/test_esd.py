@@ -8,8 +8,8 @@ from edgesafe.errors import EdgeSafeError
 
 
 def toy_batch() -> ErasingBatch:
-    def states(value: float) -> torch.Tensor:
-        return torch.full((2, 3, 4), value)
+    def states(value: float) -> tuple[torch.Tensor]:
+        return (torch.full((2, 3, 4), value),)
 
     return ErasingBatch(torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), states(1.0), states(2.0), states(3.0))
 

@@ -141,7 +141,7 @@ def test_a_gradient_that_is_not_finite_is_named():
         (lambda: Penalty(follow="never"), "known: restart, once"),
         (lambda: Penalty(inner_steps=0), "--inner-steps 0"),
         (lambda: Penalty(lambda_=-1), "--lambda -1"),
-        (lambda: TwoStage(erase_share=0), "erase_share"),
+        (lambda: TwoStage(erase_share=-0.1), "erase_share"),
     ],
 )
 def test_messages(make, message: str):
