@@ -124,7 +124,7 @@ def test_text_states_are_the_encoders(net):
     texts = TextConditions(net)
     captions = ["red apple", "", "red apple"]
     torch.testing.assert_close(texts(captions)[0], model.encode(net, captions))
-    assert texts(captions).data_ptr() != texts(captions).data_ptr()
+    assert texts(captions)[0].data_ptr() != texts(captions)[0].data_ptr()
 
 
 def test_concept_pictures_of_the_world_show_concept_and_anchor(net):
