@@ -70,10 +70,10 @@ class Settings:
         for name, known in (("concept_captions", CONCEPT_CAPTIONS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise EdgeSafeError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(known)}")
-        for name in ("steps", "batch", "erase_batch", "bank", "concept_bank", "checkpoint_every", "preview_every"):
+        for name in ("batch", "erase_batch", "bank", "concept_bank", "checkpoint_every", "preview_every"):
             if getattr(self, name) < 1:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 1 or more")
-        for name in ("warmup", "replays", "seed", "weight_decay"):
+        for name in ("steps", "warmup", "replays", "seed", "weight_decay"):
             if getattr(self, name) < 0:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 0 or more")
         for name in ("rate", "erase_rate", "clip"):
@@ -89,6 +89,8 @@ class Settings:
             raise EdgeSafeError(
                 f"--eraser {name} has no gradient to train with: leave --solver out, or set it after the solver: --set after.name={name}"
             )
+        if self.steps == 0 and not closed:
+            raise EdgeSafeError("--steps 0: nothing would be trained. Only a closed-form eraser, such as --eraser uce, can do without")
         if alone and not closed:
             raise EdgeSafeError("solver.erase_share 0: the eraser trains, so it needs a share of the iterations, such as 0.25")
         if self.student and self.model:
