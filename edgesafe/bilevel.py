@@ -8,7 +8,7 @@
 A solver in `solvers/` is a frozen dataclass with `solve(state, problem, steps)`, a generator of one `Record` an iteration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from .errors import EdgeSafeError
 
 Terms = dict[str, Tensor]  # a loss's parts by name, detached
+Gradients = Sequence[Tensor | None]  # one a weight; None where the loss does not reach it
 
 
 class NotFinite(EdgeSafeError):
@@ -55,11 +56,19 @@ class State:
 
     def descend(self, network: nn.Module, optimizer: Optimizer, loss: Tensor, terms: Terms) -> None:
         """One step of the optimizer's weights down the loss, refused where something is not finite."""
+        self.move(network, optimizer, self.gradients(optimizer, loss, terms))
+
+    def gradients(self, optimizer: Optimizer, loss: Tensor, terms: Terms, retain: bool = False) -> Gradients:
+        """The loss's gradients in the optimizer's weights; `retain` keeps the graph for another loss that shares it."""
         for name, value in {**terms, "loss": loss}.items():
             if not torch.isfinite(value).all():
                 raise NotFinite(f"step {self.step}: the {name} loss is {float(value.detach())}")
-        weights = [p for group in optimizer.param_groups for p in group["params"]]
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+        return torch.autograd.grad(loss, weights_of(optimizer), allow_unused=True, retain_graph=retain)
+
+    def move(self, network: nn.Module, optimizer: Optimizer, gradients: Gradients) -> None:
+        """One step of the optimizer's weights along gradients."""
+        weights = weights_of(optimizer)
+        for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient
         norm = nn.utils.clip_grad_norm_(weights, self.clip)
         if not torch.isfinite(norm):
@@ -98,6 +107,10 @@ def upper_step(state: State, problem: Problem) -> Record:
     upper, terms = problem.upper(state.theta, problem.upper_batch(state.step, state.theta))
     state.descend(state.theta, state.outer, upper, terms)
     return record(state, "outer", {"upper": upper, **terms})
+
+
+def weights_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 @torch.no_grad()

@@ -4,18 +4,20 @@ A solver is a frozen dataclass with `two_networks`, whether vartheta is a networ
 `solve(state, problem, steps) -> Iterator[Record]`, which goes on from `state.step`.
 """
 
+from .adaptive import Adaptive
 from .alternate import Alternate
 from .distil import Distil
 from .penalty import Penalty
 from .two_stage import TwoStage
 
-Solver = Penalty | Alternate | TwoStage | Distil
+Solver = Penalty | Adaptive | Alternate | TwoStage | Distil
 
 SOLVERS: dict[str, type[Solver]] = {
     "penalty": Penalty,
+    "adaptive": Adaptive,
     "alternate": Alternate,
     "two-stage": TwoStage,
     "distil": Distil,
 }
 
-__all__ = ["SOLVERS", "Alternate", "Distil", "Penalty", "Solver", "TwoStage"]
+__all__ = ["SOLVERS", "Adaptive", "Alternate", "Distil", "Penalty", "Solver", "TwoStage"]

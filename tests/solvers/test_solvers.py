@@ -9,7 +9,8 @@ from torch import nn
 
 from edgesafe.bilevel import NotFinite, State
 from edgesafe.errors import EdgeSafeError
-from edgesafe.solvers import SOLVERS, Alternate, Distil, Penalty, TwoStage
+from edgesafe.solvers import SOLVERS, Adaptive, Alternate, Distil, Penalty, TwoStage
+from edgesafe.solvers.adaptive import barrier
 
 A, B = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
 
@@ -80,6 +81,46 @@ def test_lambda_adapts_to_the_gap():
     assert all(b in (a * 2, a / 2) for a, b in pairwise(lambdas))
 
 
+@pytest.mark.parametrize("cosine", [0.0, 0.3, 0.9])
+def test_the_barrier_is_the_smallest_lambda_that_satisfies_the_constraint(cosine: float):
+    draws = torch.Generator().manual_seed(3)
+    for _ in range(20):
+        u, q = (torch.randn(7, generator=draws, dtype=torch.float64) for _ in range(2))
+        grid = torch.linspace(0, 20, 200_001, dtype=torch.float64)
+        enough = (u @ q + grid * (q @ q)) >= cosine * u.norm() * q.norm() - 1e-12
+        found = barrier([u[:3], None, u[3:]], [q[:3], None, q[3:]], cosine)
+        assert float(found) == pytest.approx(float(grid[enough.nonzero()[0]]), abs=1e-4)
+        scaled = barrier([100 * u], [0.01 * q], cosine)  # the direction does not depend on the losses' scales
+        torch.testing.assert_close(100 * u + scaled * 0.01 * q, 100 * (u + found * q))
+
+
+def test_adaptive_never_raises_the_lower_loss_and_erases_where_that_is_free():
+    s, problem, records = run(Adaptive(inner_steps=1, eta=0.5, tolerance=1e-3), 400, rate=0.05)
+    at_the_lower_optimum = problem.lower(s.theta, A)[0]
+    assert float(at_the_lower_optimum.detach()) < 0.05  # the two minimisers exclude each other, and the lower level comes first
+    assert all(r.values["lambda"] > 0 for r in records[-20:] if r.level == "outer")
+
+    class Free(Quadratic):  # the lower loss leaves the second coordinate alone
+        def lower(self, network, batch):
+            loss = (network.weight[0, 0] - batch[0]).square() / 2
+            return loss, {"fit": loss.detach()}
+
+        def upper(self, network, batch):
+            return Quadratic.lower(self, network, batch)
+
+    s = state(False, 0.1)
+    list(Adaptive(inner_steps=1).solve(s, Free(), 400))
+    torch.testing.assert_close(s.theta.weight[0].detach(), torch.tensor([1.0, 2.0]), atol=5e-2, rtol=0)
+
+
+def test_adaptive_measures_the_gap_of_the_inner_loop_on_the_outer_batch():
+    _, _, records = run(Adaptive(inner_steps=3, smoothing=0.0), 4)
+    x, rate = torch.full((2,), 5.0), 0.1
+    before = float((x - A).square().sum() / 2)
+    after = float((x - A).square().sum() / 2 * (1 - rate) ** 6)
+    assert records[-1].values["gap"] == pytest.approx(before - after, rel=1e-4)
+
+
 def test_alternate_is_the_published_rhythm():
     _, _, records = run(Alternate(), 20)
     assert [r.step for r in records if r.level == "outer"] == [10, 20]
@@ -139,6 +180,9 @@ def test_a_gradient_that_is_not_finite_is_named():
     ("make", "message"),
     [
         (lambda: Penalty(follow="never"), "known: restart, once"),
+        (lambda: Adaptive(eta=-1), "solver.eta -1"),
+        (lambda: Adaptive(tolerance=0), "solver.tolerance 0"),
+        (lambda: Adaptive(smoothing=1), "solver.smoothing 1"),
         (lambda: Penalty(inner_steps=0), "--inner-steps 0"),
         (lambda: Penalty(lambda_=-1), "--lambda -1"),
         (lambda: TwoStage(erase_share=-0.1), "erase_share"),
