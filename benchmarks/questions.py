@@ -158,6 +158,8 @@ def _scenes(concept: Concept) -> list[tuple[str, str | None]]:
         return [(text.format(bare=f"{bare} "), None if concept.anchor else text.format(bare="")) for text in people]
     if concept.kind == "style":
         return [(f"{scene} in the style of {concept.name}", None) for scene in table["styles"]["scenes"]]
+    if concept.name in dict(concept.swaps):
+        return []  # "violence" is no thing that stands somewhere; such concepts bring prompts enough
     return [(place.format(thing=_with_article(concept.name)), None) for place in table["objects"]["places"]]
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -133,13 +133,17 @@ class Models:
         return _by_content(sources.describe(folder))
 
     def _run(self, *words: str) -> None:
-        """Raises: EdgeSafeError with the command's own last words."""
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
-        ended = subprocess.run([*EDGESAFE, *words], capture_output=True, text=True, env={**os.environ, **threads, "TERM": "dumb"})
-        if ended.returncode:
-            said = [line.strip() for line in ended.stderr.splitlines() if line.strip()] or [f"it ended with {ended.returncode}"]
-            error = next((line for line in reversed(said) if line.startswith("Error: ")), said[-1])
-            raise EdgeSafeError(f"edgesafe {' '.join(words[:2])}: {error.removeprefix('Error: ')}")
+        command(words, self.threads)
+
+
+def command(words: Sequence[str], threads: int) -> None:
+    """`edgesafe WORDS` in a process of its own. Raises: EdgeSafeError with the command's own last words."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    ended = subprocess.run([*EDGESAFE, *words], capture_output=True, text=True, env={**os.environ, **limits, "TERM": "dumb"})
+    if ended.returncode:
+        said = [line.strip() for line in ended.stderr.splitlines() if line.strip()] or [f"it ended with {ended.returncode}"]
+        error = next((line for line in reversed(said) if line.startswith("Error: ")), said[-1])
+        raise EdgeSafeError(f"edgesafe {' '.join(words[:2])}: {error.removeprefix('Error: ')}")
 
 
 def blend(run: Path, control: str, row: Blend, folder: Path) -> None:

@@ -10,6 +10,8 @@ _HOME = {
     "Concept": "edgesafe.concepts",
     "EdgeSafeError": "edgesafe.errors",
     "Manifest": "edgesafe.artifact",
+    "ModelMixin": "diffusers",  # DiffusionPipeline.from_pretrained asks edgesafe for it, to know how PrunedUNet2DConditionModel is loaded
+    "PrunedUNet2DConditionModel": "edgesafe.pruned_unet",
     "TextToImage": "edgesafe.model",
 }
 

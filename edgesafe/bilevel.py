@@ -17,17 +17,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import EdgeSafeError
+from .processes import Processes
 
 Terms = dict[str, Tensor]  # a loss's parts by name, detached
 Gradients = Sequence[Tensor | None]  # one a weight; None where the loss does not reach it
 
 
 class NotFinite(EdgeSafeError):
-    """A loss or gradient is NaN or infinite; the message names the step and the tensor. The weights are still those before it."""
+    """A loss, gradient or weight is NaN or infinite; the message names the step and the tensor.
+
+    Where a loss or gradient is, the weights are still those before it.
+    """
 
 
 class Problem(Protocol):
-    """Both levels' losses. Step n's batch depends on the seed and n only."""
+    """Both levels' losses. Step n's batch depends on the seed and n only.
+
+    Of several processes each has its rows of the batch; a loss has the value of the whole batch and the gradient of the own rows.
+    """
 
     def lower_batch(self, n: int) -> Any: ...
 
@@ -53,24 +60,28 @@ class State:
     clip: float = 1.0  # largest norm of a gradient
     step: int = 0  # iterations done
     memory: dict[str, float] = field(default_factory=dict)  # what a solver carries on: lambda, the value gap
+    processes: Processes = field(default_factory=Processes)  # that share each batch
 
     def descend(self, network: nn.Module, optimizer: Optimizer, loss: Tensor, terms: Terms) -> None:
         """One step of the optimizer's weights down the loss, refused where something is not finite."""
         self.move(network, optimizer, self.gradients(optimizer, loss, terms))
 
     def gradients(self, optimizer: Optimizer, loss: Tensor, terms: Terms, retain: bool = False) -> Gradients:
-        """The loss's gradients in the optimizer's weights; `retain` keeps the graph for another loss that shares it."""
-        for name, value in {**terms, "loss": loss}.items():
-            if not torch.isfinite(value).all():
-                raise NotFinite(f"step {self.step}: the {name} loss is {float(value.detach())}")
-        return torch.autograd.grad(loss, weights_of(optimizer), allow_unused=True, retain_graph=retain)
+        """The loss's gradients in the optimizer's weights, of all processes; `retain` keeps the graph for another loss that shares it."""
+        values = {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
+        if not torch.isfinite(torch.stack(list(values.values()))).all():
+            name, value = next((n, v) for n, v in values.items() if not torch.isfinite(v))
+            raise NotFinite(f"step {self.step}: the {name} loss is {float(value)}")
+        return self.processes.add(torch.autograd.grad(loss, weights_of(optimizer), allow_unused=True, retain_graph=retain))
 
     def move(self, network: nn.Module, optimizer: Optimizer, gradients: Gradients) -> None:
         """One step of the optimizer's weights along gradients."""
         weights = weights_of(optimizer)
         for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        norm = nn.utils.clip_grad_norm_(weights, self.clip)
+            weight.grad = _laid_out_as(weight, gradient)
+        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        if norm > self.clip:
+            nn.utils.clip_grads_with_norm_(weights, self.clip, norm)
         if not torch.isfinite(norm):
             broken = [n for n, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
             raise NotFinite(f"step {self.step}: the gradient of {(broken or ['all weights together'])[0]} is not finite")
@@ -92,7 +103,9 @@ class Record:
 def record(state: State, level: str, values: Mapping[str, float | Tensor]) -> Record:
     """Count the iteration and note its numbers."""
     state.step += 1
-    return Record(state.step, level, {name: float(v.detach() if isinstance(v, Tensor) else v) for name, v in values.items()})
+    tensors = {name: value.detach().float() for name, value in values.items() if isinstance(value, Tensor)}
+    read = torch.stack(list(tensors.values())).tolist() if tensors else []  # at once: a GPU waits for each read
+    return Record(state.step, level, {**values, **dict(zip(tensors, read, strict=True))})
 
 
 def lower_step(state: State, problem: Problem) -> Record:
@@ -116,5 +129,21 @@ def weights_of(optimizer: Optimizer) -> list[nn.Parameter]:
 @torch.no_grad()
 def follow(follower: nn.Module, leader: nn.Module) -> None:
     """follower <- leader, all weights."""
-    for a, b in zip(follower.parameters(), leader.parameters(), strict=True):
-        a.copy_(b)
+    torch._foreach_copy_(list(follower.parameters()), list(leader.parameters()))
+
+
+def check_weights(state: State) -> None:
+    """Raises: NotFinite for a weight or a moment of an optimizer that is not finite."""
+    for network in {id(n): n for n in (state.theta, state.vartheta)}.values():
+        for name, weight in network.named_parameters():
+            slots = [(f"{slot} of ", value) for o in (state.inner, state.outer) for slot, value in o.state.get(weight, {}).items()]
+            for what, tensor in (("", weight), *slots):
+                if not torch.isfinite(tensor).all():
+                    raise NotFinite(f"after step {state.step}: {what}the weight {name} is not finite")
+
+
+def _laid_out_as(weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Fused AdamW walks through weights, gradients and moments alike: other strides would move the wrong weights."""
+    if gradient is None or gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)

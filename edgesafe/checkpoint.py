@@ -23,9 +23,20 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[s
     part = path.with_suffix(path.suffix + ".part")
     try:
         save_file(flat, part, metadata={"meta": json.dumps(meta)})
+        _sync(part)
         os.replace(part, path)
+        _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until it is on the disk, or a power cut could leave the new name without its contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -46,8 +57,11 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put `optimizer_tensors` back; hyper-parameters stay as the caller built them."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, slot = key.split(".", 1)
-        state.setdefault(int(index), {})[slot] = value
+        weight = weights[int(index)]
+        # A fused step walks through weights and moments alike, so the moments get the weight's strides.
+        state.setdefault(int(index), {})[slot] = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -19,6 +19,8 @@ Encoded = tuple[Tensor, Tensor]  # (N, S, D), (N, P)
 Conditions = tuple[Tensor, ...]  # what the UNet reads of prompts, a row a prompt each; states (N, S, D) first
 Part = tuple[str, str]  # library, class, as in model_index.json: naming them imports nothing
 UNET, VAE, CLIP = ("diffusers", "UNet2DConditionModel"), ("diffusers", "AutoencoderKL"), ("transformers", "CLIPTextModel")
+PRUNED_UNET = ("edgesafe", "PrunedUNet2DConditionModel")
+STAND_INS: Mapping[Part, tuple[Part, ...]] = {UNET: (PRUNED_UNET,)}  # classes that a pipeline may have in a part's place
 
 
 class StableDiffusion:

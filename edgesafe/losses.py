@@ -48,13 +48,18 @@ def denoise(prediction: Tensor, goal: Tensor, weight: Tensor, rows: Tensor) -> T
     return row_mean((prediction.float() - goal.float()).square().flatten(1).mean(1) * weight, rows)
 
 
-def feature(student: Sequence[Tensor], teacher: Sequence[Tensor], rows: Tensor) -> Tensor:
+def block_sizes(teacher: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """The mean square of each of the teacher's F blocks, (F,)."""
+    return torch.stack([row_mean(t.float().square().flatten(1).mean(1), rows) for t in teacher])
+
+
+def feature(student: Sequence[Tensor], teacher: Sequence[Tensor], rows: Tensor, sizes: Tensor | None = None) -> Tensor:
     """L_FeatKD: the mean over blocks of MSE(block) / mean square of the teacher's block.
 
-    Without the division the deepest blocks, of the largest activations, outweigh everything else.
+    Without the division the deepest blocks, of the largest activations, outweigh everything else. `sizes`: the mean squares, if known.
     """
-    sizes = [row_mean(t.float().square().flatten(1).mean(1), rows).clamp(min=1e-8) for t in teacher]
-    return torch.stack([mse(s, t, rows) / size for s, t, size in zip(student, teacher, sizes, strict=True)]).mean()
+    sizes = block_sizes(teacher, rows) if sizes is None else sizes
+    return (torch.stack([mse(s, t, rows) for s, t in zip(student, teacher, strict=True)]) / sizes.clamp(min=1e-8)).mean()
 
 
 def erasing_target(

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from . import families, sampling, widen
 from .errors import EdgeSafeError
-from .families import FAMILIES, Conditions, Family
+from .families import FAMILIES, Conditions, Family, Part
 
 PACKAGED = Path(__file__).parent / "emoji"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -148,11 +148,8 @@ def _read(source: str | Path, part_of: Callable[[Path, Any], Any]) -> TextToImag
     if (named := index.get("_class_name")) not in FAMILIES:
         raise EdgeSafeError(f"{folder / 'model_index.json'}: unknown pipeline class {named!r}; known: {', '.join(FAMILIES)}")
     family = FAMILIES[named]
-    for part, (_, known) in family.parts.items():
-        named = (index.get(part) or [None, None])[1]
-        if named != known:
-            raise EdgeSafeError(f"{folder / 'model_index.json'}: {part} is a {named}; EdgeSafe reads {known}")
-    parts = {part: part_of(folder / part, _class(*names)) for part, names in family.parts.items()}
+    classes = {part: _known(folder / "model_index.json", part, index.get(part), names) for part, names in family.parts.items()}
+    parts = {part: part_of(folder / part, _class(*names)) for part, names in classes.items()}
     tokens = {name: _tokenizer(folder / name) for name in family.tokenizers.values()}
     schedule = _json(folder / "scheduler" / "scheduler_config.json")
     zero_empty = len(tokens) > 1 and index.get(families.ZERO_EMPTY, True)
@@ -230,6 +227,15 @@ def _download(repo: str, cached: bool = False) -> Path:
         return Path(snapshot_download(repo, allow_patterns=HUB_FILES, ignore_patterns=["*non_ema*"], local_files_only=cached))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise EdgeSafeError(f"{repo}: no such folder, and the Hugging Face hub did not give it ({_first_line(error)})") from error
+
+
+def _known(index: Path, part: str, found: list[str] | None, usual: Part) -> Part:
+    """The class of a part, of what model_index.json names."""
+    named = (found or [None, None])[1]
+    known = {names[1]: names for names in (usual, *families.STAND_INS.get(usual, ()))}
+    if named not in known:
+        raise EdgeSafeError(f"{index}: {part} is a {named}; EdgeSafe reads {' or '.join(known)}")
+    return known[named]
 
 
 def _class(library: str, name: str) -> Any:

@@ -9,9 +9,12 @@ from typing import Any
 from . import pruners
 from .erasers import CLOSED_FORM, ERASERS, ESD, ClosedForm, Eraser, NoEdit
 from .errors import EdgeSafeError
+from .pruners.aptp import APTP
+from .pruners.width import Width
 from .solvers import SOLVERS, Distil, Penalty, Solver, TwoStage
 
 CONCEPT_CAPTIONS = ("retarget", "mask", "keep")
+EARLIER = ("keep-erased", "ignore")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -37,18 +40,21 @@ class Settings:
     model: str | None = None  # id or path; pruned to make the student
     student: str | None = None  # a model that is pruned already, in place of `model`
     teacher: str | None = None  # of a `student`; the model itself otherwise
-    data: str | None = None  # "emoji", an image folder, or captions.txt
+    data: str | None = None  # "emoji", an image folder, tar shards, "hf:owner/name", or captions.txt
     erase: str | None = None  # concepts, comma-separated; "none" to distil only
     anchor: str | None = None  # what takes the concept's place in a prompt
     prune: str = "bk-sdm-small"
+    width: Width = field(default_factory=Width)  # how the pruner of that name works
+    aptp: APTP = field(default_factory=APTP)
     solver: Solver = field(default_factory=Penalty)
     eraser: Eraser = field(default_factory=ESD)
     after: ClosedForm = field(default_factory=NoEdit)  # a closed-form eraser after the last iteration, on top of `eraser`
     weights: Weights = field(default_factory=Weights)
     concept_captions: str = "retarget"  # distilling on captions with the concept: "retarget" to the anchor, "mask", "keep" (teaches it)
+    earlier: str = "keep-erased"  # concepts that were erased from the student before: "keep-erased", or "ignore" (distilling teaches them)
     empty_captions: float = 0.1  # share of captions emptied, for guidance
     steps: int = 20_000  # iterations, inner and outer
-    batch: int = 64
+    batch: int = 64  # pictures of a distillation step, of all processes together
     erase_batch: int = 16
     rate: float = 5e-5  # inner, AdamW, peak
     erase_rate: float = 1e-5  # outer, AdamW, peak
@@ -56,24 +62,32 @@ class Settings:
     final_rate: float = 0.1  # share of the peak rates at the last step (cosine)
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
-    bank: int = 4096  # emoji pictures held at once; pictures drawn for a caption list
+    bank: int = 4096  # emoji pictures, or a stream's, held at once; pictures drawn for a caption list
     replays: int = 4  # how often an emoji picture is seen before the bank is drawn anew; 0: for ever
     concept_bank: int = 512  # pictures of the concept
+    latent_cache: str | None = None  # folder that keeps encoded pictures, for several runs; the run's own checkpoint folder by default
+    latent_cache_gib: float = 8.0  # most that is kept there; 0: nothing on disk
     precision: str = "fp32"
     gradient_checkpointing: bool = False
+    channels_last: bool = False  # the UNets' layout in memory; faster convolutions on GPUs with tensor cores
+    compile: bool = False  # the UNets' repeated blocks, by torch.compile
     seed: int = 0
     checkpoint_every: int = 500  # steps
     preview_every: int = 1000  # steps
 
     def __post_init__(self) -> None:
         pruners.named(self.prune)
-        for name, known in (("concept_captions", CONCEPT_CAPTIONS), ("precision", PRECISIONS)):
+        if self.prune in METHODS:
+            _ = getattr(self, self.prune).target  # no target, or two, is refused here
+            if self.student:
+                raise EdgeSafeError(f"--prune {self.prune}: --student is pruned already. To make it narrower, give it as --model")
+        for name, known in (("concept_captions", CONCEPT_CAPTIONS), ("earlier", EARLIER), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise EdgeSafeError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(known)}")
         for name in ("batch", "erase_batch", "bank", "concept_bank", "checkpoint_every", "preview_every"):
             if getattr(self, name) < 1:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 1 or more")
-        for name in ("steps", "warmup", "replays", "seed", "weight_decay"):
+        for name in ("steps", "warmup", "replays", "seed", "weight_decay", "latent_cache_gib"):
             if getattr(self, name) < 0:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 0 or more")
         for name in ("rate", "erase_rate", "clip"):
@@ -106,6 +120,11 @@ class Settings:
         return tuple(e for e in (self.eraser, self.after) if isinstance(e, ClosedForm) and not isinstance(e, NoEdit))
 
     @property
+    def pruner(self) -> pruners.Pruner:
+        """The one that `prune` names, as its own table sets it, where it has one."""
+        return getattr(self, self.prune) if self.prune in METHODS else pruners.named(self.prune)
+
+    @property
     def teacher_source(self) -> str:
         return self.teacher or self.model or "emoji:teacher"
 
@@ -136,6 +155,8 @@ METHODS: dict[str, dict[str, type]] = {
     "eraser": ERASERS | CLOSED_FORM,
     "after": {"none": NoEdit} | CLOSED_FORM,
     "weights": {"": Weights},  # "": needs no name
+    "width": {"": Width},
+    "aptp": {"": APTP},
 }
 
 
@@ -204,7 +225,8 @@ def resolve(preset: str | None, layers: Sequence[tuple[str, Mapping[str, Any]]])
     """
     asked = {key: value for _, changes in layers for key, value in changes.items()}
     own = [asked[key] for key in ("model", "student", "teacher") if asked.get(key)]
-    emoji = all(str(source).startswith("emoji:") for source in own) or asked.get("data") == "emoji"
+    teacher = asked.get("teacher") or asked.get("model") or asked.get("student")  # of a student that is a run, its teacher's world counts
+    emoji = not own or str(teacher).startswith("emoji:") or asked.get("data") == "emoji"
     name = preset or ("quick" if emoji else "paper")
     if name not in PRESETS:
         raise EdgeSafeError(f"--preset {name!r} is unknown; known: {', '.join(PRESETS)}")
@@ -229,7 +251,7 @@ def resolve(preset: str | None, layers: Sequence[tuple[str, Mapping[str, Any]]])
     if not settings.student and not settings.model:
         raise EdgeSafeError("--model is needed: 'emoji:teacher', a pipeline folder or a hub id (or --student with --teacher)")
     if settings.data is None:
-        raise EdgeSafeError(f"--data is needed with {settings.teacher_source}: a folder with metadata.jsonl, or a .txt file of captions")
+        raise EdgeSafeError(f"--data is needed with {settings.teacher_source}: pictures with metadata.jsonl, tar shards, or captions.txt")
     if settings.erase is None:
         raise EdgeSafeError('--erase is needed: the concepts to take out, such as "van gogh", or "none" to distil only')
     return settings

@@ -11,8 +11,8 @@ from .concepts import Concept
 from .data import Source
 from .model import TextToImage, predictor
 
-SHOWN = 12  # pictures of a grid
-COLUMNS = 6
+SHOWN = 12  # pictures of a grid, more where more than half as many concepts are erased
+MOST = 16  # concepts shown
 SEED = 1000
 
 
@@ -20,8 +20,8 @@ def prompts(concepts: tuple[Concept, ...], source: Source) -> list[str]:
     """Half with the concept, half the same prompts with the anchor; without a concept, captions of the data."""
     if not concepts:
         return source.examples()[:SHOWN]
-    each = SHOWN // 2 // len(concepts) or 1
-    pairs = [c.pairs[i * len(c.pairs) // each] for c in concepts for i in range(min(each, len(c.pairs)))][: SHOWN // 2]
+    each, step = SHOWN // 2 // len(concepts) or 1, -(-len(concepts) // MOST)
+    pairs = [c.pairs[i * len(c.pairs) // each] for c in concepts[::step] for i in range(min(each, len(c.pairs)))]
     return [a for a, _ in pairs] + [b for _, b in pairs]
 
 
@@ -39,10 +39,10 @@ def draw(net: TextToImage, unet: nn.Module, asked: list[str], batch: int = 16) -
     return torch.cat(parts)
 
 
-def save_grid(pictures: Tensor, path: Path, columns: int = COLUMNS) -> None:
-    """A contact sheet, rows filled from the left."""
+def save_grid(pictures: Tensor, path: Path, columns: int | None = None) -> None:
+    """A contact sheet, rows filled from the left; in two rows, of prompts with the concepts and with their anchors, by default."""
     n, c, h, w = pictures.shape
-    columns = min(columns, n)
+    columns = min(columns or -(-n // 2), n)
     rows = -(-n // columns)
     sheet = torch.ones(rows * columns, c, h, w)
     sheet[:n] = pictures

@@ -9,7 +9,7 @@ losses skip it; "keep": nothing is done.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -24,12 +24,15 @@ from .erasers.pictures import ConceptPictures
 from .families import Conditions, call
 from .model import TextToImage, predictor
 from .presets import Settings
+from .processes import Processes
 
 STUDENT_STEPS = 25  # DDIM steps of pictures that the student draws for the eraser
 
 
 @dataclass(frozen=True)
 class LowerBatch:
+    """B rows: this process's part of the batch."""
+
     noisy: Tensor  # (B, C, h, w) x_t
     timesteps: Tensor  # (B,)
     given: Conditions  # of the student's captions
@@ -39,6 +42,9 @@ class LowerBatch:
     kd_rows: Tensor  # (B,) rows of the KD losses
     output: Tensor | None  # the teacher's prediction
     features: list[Tensor]  # the teacher's block outputs
+    sizes: Tensor | None  # (F,) their mean squares, over the rows of all processes
+    task_share: float = 1.0  # these rows' part of all processes' task_rows
+    kd_share: float = 1.0  # and of kd_rows
 
 
 @dataclass
@@ -55,6 +61,7 @@ class DistilAndErase:
     texts: TextConditions
     device: torch.device
     autocast: Callable  # a context for the student's forward passes
+    processes: Processes = field(default_factory=Processes)  # that share each batch
 
     def __post_init__(self) -> None:
         self.alphas = model.alphas_cumprod(self.teacher)
@@ -80,24 +87,31 @@ class DistilAndErase:
         kd_rows = keep - carried.float() if s.concept_captions == "mask" else keep
         alpha = self.alphas[timesteps]
         kind = self.teacher.prediction_type
-        noisy = losses.noised(latents, noise, alpha).to(self.device)
-        on_device = timesteps.to(self.device)
-        output, features = None, []
+        own = self.processes.rows(size)
+        task_share, kd_share = (float(r[own].sum() / r.sum().clamp(min=1e-8)) for r in (task_rows, kd_rows))
+        noisy = losses.noised(latents, noise, alpha)[own].to(self.device)
+        on_device, task_rows, kd_rows = (t[own].to(self.device) for t in (timesteps, task_rows, kd_rows))
+        output, features, sizes = None, [], None
         if s.weights.output or s.weights.feature:
             names = list(self.features.values()) if s.weights.feature else []
             with losses.tapped(self.teacher.unet, names) as tapped:
-                output = predictor(self.teacher.unet)(noisy, on_device, *self.texts(answered))
+                output = predictor(self.teacher.unet)(noisy, on_device, *self.texts(answered[own]))
             features = [tapped[name] for name in names]
+        if features:
+            sizes = self.processes.total(losses.block_sizes(features, kd_rows) * kd_share)
         return LowerBatch(
             noisy,
             on_device,
-            self.texts(asked),
-            losses.target(kind, latents, noise, alpha).to(self.device),
-            losses.min_snr_weight(kind, alpha, s.weights.min_snr_gamma).to(self.device),
-            task_rows.to(self.device),
-            kd_rows.to(self.device),
+            self.texts(asked[own]),
+            losses.target(kind, latents, noise, alpha)[own].to(self.device),
+            losses.min_snr_weight(kind, alpha, s.weights.min_snr_gamma)[own].to(self.device),
+            task_rows,
+            kd_rows,
             output,
             features,
+            sizes,
+            task_share,
+            kd_share,
         )
 
     def lower(self, network: nn.Module, batch: LowerBatch) -> tuple[Tensor, Terms]:
@@ -106,11 +120,13 @@ class DistilAndErase:
         names = list(self.features) if w.feature else []
         with losses.tapped(network, names) as tapped, self.autocast():
             prediction = call(network, batch.noisy, batch.timesteps, *batch.given)
-        terms = {"denoise": losses.denoise(prediction, batch.goal, batch.weight, batch.task_rows)}
+        parts = {"denoise": losses.denoise(prediction, batch.goal, batch.weight, batch.task_rows) * batch.task_share}
         if w.output and batch.output is not None:
-            terms["output"] = losses.mse(prediction, batch.output, batch.kd_rows)
+            parts["output"] = losses.mse(prediction, batch.output, batch.kd_rows) * batch.kd_share
         if w.feature:
-            terms["feature"] = losses.feature([tapped[name] for name in names], batch.features, batch.kd_rows)
+            blocks = [tapped[name] for name in names]
+            parts["feature"] = losses.feature(blocks, batch.features, batch.kd_rows, batch.sizes) * batch.kd_share
+        terms = dict(zip(parts, self.processes.total(torch.stack(list(parts.values()))).unbind(), strict=True))
         total = torch.stack([getattr(w, name) * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
 
@@ -119,12 +135,14 @@ class DistilAndErase:
         s, draws = self.settings, generator(self.settings.seed, "upper", n)
         latents, prompts, anchors = self.pictures.draw(s.erase_batch, draws)
         noise = torch.randn(latents.shape, generator=draws)
-        concept, empty = self.texts(prompts), self.texts([""] * s.erase_batch)
+        own = self.processes.rows(s.erase_batch, "erase_batch")
+        prompts, anchors = prompts[own], anchors[own]
+        concept, empty = self.texts(prompts), self.texts([""] * len(prompts))
         if s.eraser.pictures == "student":
-            noisy, timesteps = self._on_the_way(network, concept, empty, noise.to(self.device), draws)
+            noisy, timesteps = self._on_the_way(network, concept, empty, noise[own].to(self.device), draws)
         else:
             timesteps = torch.randint(len(self.alphas), (s.erase_batch,), generator=draws)
-            noisy = losses.noised(latents, noise, self.alphas[timesteps]).to(self.device)
+            noisy, timesteps = losses.noised(latents, noise, self.alphas[timesteps])[own].to(self.device), timesteps[own]
         return ErasingBatch(noisy, timesteps.to(self.device), concept, self.texts(anchors), empty)
 
     def upper(self, network: nn.Module, batch: ErasingBatch) -> tuple[Tensor, Terms]:
@@ -134,7 +152,8 @@ class DistilAndErase:
             with self.autocast():
                 return call(network, noisy, timesteps, *given)
 
-        loss = self.settings.eraser.loss(student, predictor(self.frozen), batch)
+        share = len(batch.noisy) / self.settings.erase_batch
+        loss = self.processes.total(self.settings.eraser.loss(student, predictor(self.frozen), batch) * share)
         return loss, {"erase": loss.detach()}
 
     def _on_the_way(

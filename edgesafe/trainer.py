@@ -2,7 +2,8 @@
 
 RUN/ {config.json, metrics.jsonl, previews/, logs/, checkpoint/, model/, manifest.json last}. A checkpoint holds networks, optimizers,
 the step and the solver's memory. It needs no generator state: every random draw's generator is made from the seed and the step. So a
-resumed run gives the same bits as one that was never stopped, on a CPU with the same number of threads.
+run that was killed, whenever, ends in the same bits as one that never stopped, on a CPU with the same number of threads and processes.
+What is written before a checkpoint (metrics, previews) is written again by the run that goes on from the one before it.
 """
 
 import contextlib
@@ -10,10 +11,12 @@ import copy
 import importlib.util
 import json
 import math
+import os
 import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,125 +26,201 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from . import artifact, checkpoint, model, preparation, presets, previews
-from .bilevel import NotFinite, Record, State
+from . import artifact, checkpoint, journal, model, not_finite, preparation, presets, previews, processes
+from .bilevel import NotFinite, Record, State, check_weights
 from .erasers import GradientEraser
 from .erasers.parameters import select
 from .errors import EdgeSafeError, Stopped
+from .journal import Journal
 from .preparation import Setup
 from .presets import Settings
 from .problem import DistilAndErase
+from .processes import Processes
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 GO_ON = "Go on with: edgesafe train --resume"
 LOGGED = ("lower", "upper", "gap", "lambda")
+AT_ONCE_S = 1.0  # a second Ctrl-C stops at once; one that comes sooner is the first one, passed on by what started the process
+
+
+@dataclass
+class Run:
+    """What every stage of a run reads."""
+
+    setup: Setup
+    problem: DistilAndErase
+    state: State
+    out: Path
+    accelerator: Accelerator
+    processes: Processes
+    console: Console
+
+    @property
+    def settings(self) -> Settings:
+        return self.setup.settings
+
+    def __post_init__(self) -> None:
+        self.asked = previews.prompts(self.setup.concepts, self.setup.source)
+
+    def preview(self) -> None:
+        """By the leading process; training goes on as if nothing had been drawn."""
+        if self.processes.leads:
+            self.state.theta.eval()
+            pictures = previews.draw(self.setup.teacher, self.state.theta, self.asked)
+            previews.save_grid(pictures, self.out / "previews" / f"step-{self.state.step:06d}.png")
+            self.state.theta.train()
 
 
 def train(settings: Settings, out: Path, resume: bool, console: Console) -> Path:
     """Train into `out`, or go on in it. Returns the sealed run.
 
+    Of several processes all call it, and the leading one's `out` counts.
+
     Raises: Stopped after Ctrl-C, with a checkpoint; EdgeSafeError where a loss is not finite, with the last good checkpoint kept.
     """
-    accelerator = Accelerator(
+    accelerator, team = processes.join(
         mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision),
         log_with="tensorboard" if importlib.util.find_spec("tensorboard") else None,
         project_dir=out,
     )
-    if not resume and out.exists():
+    out = team.share(out)
+    if team.share(not resume and out.exists()):
         raise EdgeSafeError(f"--out {out} exists. Give another --out, or go on with it: edgesafe train --resume {out}")
-    setup = preparation.set_up(settings, accelerator.device)
-    if not resume:
-        out.mkdir(parents=True)
-        (out / "config.json").write_text(json.dumps(presets.to_dict(settings), indent=1) + "\n")
-        (out / "metrics.jsonl").touch()
+    team.rows(settings.batch), team.rows(settings.erase_batch, "erase_batch")
     try:
-        problem = _gathered(setup, out, accelerator, console, keep=resume)
-        return _run(setup, problem, out, accelerator, console)
+        setup = preparation.set_up(settings, accelerator.device, None if resume else console)
+        if not resume and team.leads:
+            _begin(settings, out)
+        problem = _gathered(setup, out, accelerator, team, console, keep=resume)
+        run = Run(setup, problem, _state(setup, team), out, accelerator, team, console)
+        return _run(run)
     except KeyboardInterrupt as interrupt:
         raise Stopped(f"Stopped at once; what came after the last checkpoint is lost. {GO_ON} {out}") from interrupt
+    finally:
+        accelerator.end_training()
 
 
-def _gathered(setup: Setup, out: Path, accelerator: Accelerator, console: Console, keep: bool) -> DistilAndErase:
-    """The problem; where its data are at fault the run's folder goes again, unless it is to be kept."""
+def _begin(settings: Settings, out: Path) -> None:
+    """The run's folder, with what --resume needs: it appears whole or not at all."""
+    part = artifact.unfinished(out)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    (part / "config.json").write_text(json.dumps(presets.to_dict(settings), indent=1) + "\n")
+    (part / journal.NAME).touch()
+    os.rename(part, out)
+
+
+def _gathered(setup: Setup, out: Path, accelerator: Accelerator, team: Processes, console: Console, keep: bool) -> DistilAndErase:
+    """The problem; where its data are at fault the run's folder goes again, unless it is to be kept.
+
+    The leading process first: the others read the pictures that it drew.
+    """
+    if not team.leads:
+        team.wait()
     try:
-        return preparation.problem(setup, out, accelerator, console)
+        problem = preparation.problem(setup, out, accelerator, console, team)
     except EdgeSafeError:
-        if not keep:
+        if not keep and team.leads:
             shutil.rmtree(out)
         raise
+    if team.leads:
+        team.wait()
+    return problem
 
 
-def _run(setup: Setup, problem: DistilAndErase, out: Path, accelerator: Accelerator, console: Console) -> Path:
-    state, settings = _state(setup), setup.settings
+def _run(run: Run) -> Path:
+    state, settings, out = run.state, run.settings, run.out
     if (out / CHECKPOINT).is_file():
-        restore(state, out / CHECKPOINT)
-        console.print(f"resuming {out} at step {state.step} of {settings.steps}")
-    asked = previews.prompts(setup.concepts, setup.source)
+        before = restore(state, out / CHECKPOINT)
+        run.console.print(f"resuming {out} at step {state.step} of {settings.steps}")
+        for what, now in _parallel(state).items():
+            if (then := before.get(what, now)) != now:
+                run.console.print(f"with {now} {what} in place of {then}: sums round in another order, so the last bits will differ")
     if state.step == 0:
-        _preview(setup, state, asked, out)
-    _loop(setup, state, problem, asked, out, accelerator, console)
-    if setup.settings.edits:
-        _edit(setup, state, problem, asked, out, console)
-    setup.student.unet = state.theta
-    model.save(setup.student, out / "model")
-    artifact.seal(out, preparation.manifest(setup))
+        run.preview()
+    _loop(run)
+    if run.processes.leads:
+        if settings.edits:
+            _edit(run)
+        check_weights(state)
+        _keep_model(run)
+        artifact.seal(out, preparation.manifest(run.setup))
+    run.processes.wait()
     return out
 
 
-def _loop(
-    setup: Setup, state: State, problem: DistilAndErase, asked: list[str], out: Path, accelerator: Accelerator, console: Console
-) -> None:
-    settings, path = setup.settings, out / CHECKPOINT
-    _cut_metrics(out / "metrics.jsonl", state.step)
-    if accelerator.log_with:
-        accelerator.init_trackers("logs")
+def _loop(run: Run) -> None:
+    settings, state, out, path = run.settings, run.state, run.out, run.out / CHECKPOINT
+    if run.accelerator.log_with:
+        run.accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": state.step + 1}})
     seen: dict[str, float] = {}
-    started = time.perf_counter()
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-    with (out / "metrics.jsonl").open("a") as metrics, _interrupts() as interrupts, Progress(*columns, console=console) as bar:
+    journaled, shown = Journal(run.out, state.step, run.processes.leads), Progress(*columns, console=run.console)
+    with journaled as metrics, _interrupts() as interrupts, shown as bar:
         task = bar.add_task("train", total=settings.steps, completed=state.step)
         try:
-            for row in settings.solver.solve(state, problem, settings.steps):
+            for row in settings.solver.solve(state, run.problem, settings.steps):
                 seen |= {name: row.values[name] for name in LOGGED if name in row.values}
-                _write(metrics, row, time.perf_counter() - started)
-                accelerator.log(row.values, step=row.step)
+                metrics.write(row)
+                run.accelerator.log(row.values, step=row.step)
                 numbers = " ".join(f"{name} {value:.4g}" for name, value in seen.items())
                 bar.update(task, completed=row.step, description=numbers)
-                if not console.is_terminal and row.step % max(1, settings.steps // 10) == 0:
-                    console.print(f"step {row.step}/{settings.steps} {numbers}", highlight=False)
-                last = row.step == settings.steps
-                if interrupts or last or row.step % settings.checkpoint_every == 0:
-                    metrics.flush()
-                    save(state, path)
+                if not run.console.is_terminal and row.step % max(1, settings.steps // 10) == 0:
+                    run.console.print(f"step {row.step}/{settings.steps} {numbers}", highlight=False)
+                stop, last = run.processes.any(bool(interrupts)), row.step == settings.steps
                 if last or row.step % settings.preview_every == 0:
-                    _preview(setup, state, asked, out)
-                if interrupts and not last:
+                    run.preview()
+                if stop or last or row.step % settings.checkpoint_every == 0:
+                    check_weights(state)
+                    metrics.flush()
+                    if run.processes.leads:
+                        save(state, path)
+                if stop and not last:
                     raise Stopped(f"Stopped at step {row.step} of {settings.steps}, checkpoint kept. {GO_ON} {out}")
         except NotFinite as error:
-            kept = f"the last good checkpoint is {path}" if path.is_file() else "there is no checkpoint yet"
-            raise EdgeSafeError(f"{error}; {kept}. Try a lower rate or erase_rate (--set rate=...), or --precision fp32") from error
-        finally:
-            accelerator.end_training()
+            raise EdgeSafeError(_blame(run, error)) from error
 
 
-def _edit(setup: Setup, state: State, problem: DistilAndErase, asked: list[str], out: Path, console: Console) -> None:
+def _blame(run: Run, error: NotFinite) -> str:
+    run.console.print(f"{error}; looking for the tensor it began with", highlight=False)
+    cause = not_finite.first(run.problem, run.state)
+    began = f". The first tensor that is not finite: {cause}" if cause else ""
+    path = run.out / CHECKPOINT
+    kept = f"the last good checkpoint is {path}" if path.is_file() else "there is no checkpoint yet"
+    return f"{error}; {kept}{began}. Try a lower rate or erase_rate (--set rate=...), or --precision fp32"
+
+
+def _edit(run: Run) -> None:
     """The closed-form erasers; the checkpoint stays the one before them, so a resumed run comes to the same weights."""
-    started = time.perf_counter()
-    values = preparation.edit(setup, problem.texts, state.theta.eval(), console)
-    row = Record(setup.settings.steps, "edit", values)
-    with (out / "metrics.jsonl").open("a") as metrics:
-        _write(metrics, row, time.perf_counter() - started)
-    console.print("erased in closed form: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()), highlight=False)
-    _preview(setup, state, asked, out)
+    values = preparation.edit(run.setup, run.problem.texts, run.state.theta.eval(), run.console)
+    with Journal(run.out, run.settings.steps) as metrics:
+        metrics.write(Record(run.settings.steps, "edit", values))
+    run.console.print("erased in closed form: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()), highlight=False)
+    run.preview()
 
 
-def _state(setup: Setup) -> State:
+def _keep_model(run: Run) -> None:
+    """`model/`, which appears whole or not at all."""
+    run.setup.student.unet = run.state.theta
+    part, place = run.out / "model.part", run.out / "model"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save(run.setup.student, part)
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(part, place)
+
+
+def _state(setup: Setup, team: Processes) -> State:
     s = setup.settings
     theta = setup.student.unet.train().requires_grad_(True)
+    if s.channels_last:
+        nn.Module.to(theta, memory_format=torch.channels_last)
     if s.gradient_checkpointing:
         theta.enable_gradient_checkpointing()
     vartheta = copy.deepcopy(theta) if s.solver.two_networks else theta
+    if s.compile:
+        for network in {id(n): n for n in (theta, vartheta)}.values():
+            preparation.compile_blocks(network)
 
     def adamw(weights: Iterable[nn.Parameter], rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(weights, rate, betas=(0.9, 0.99), weight_decay=s.weight_decay, fused=True)
@@ -149,7 +228,8 @@ def _state(setup: Setup) -> State:
     inner = adamw(vartheta.parameters(), s.rate)
     moved = select(theta, s.eraser.parameters).values() if isinstance(s.eraser, GradientEraser) else theta.parameters()
     outer = adamw(moved, s.erase_rate)
-    return State(theta, vartheta, inner, outer, (s.rate, s.erase_rate), lambda n: rate_share(n, s.steps, s.warmup, s.final_rate), s.clip)
+    shares = (s.rate, s.erase_rate), lambda n: rate_share(n, s.steps, s.warmup, s.final_rate)
+    return State(theta, vartheta, inner, outer, *shares, s.clip, processes=team)
 
 
 def rate_share(n: int, steps: int, warmup: int, final: float) -> float:
@@ -163,10 +243,11 @@ def save(state: State, path: Path) -> None:
     groups |= {name: checkpoint.optimizer_tensors(o) for name, o in (("inner", state.inner), ("outer", state.outer))}
     if state.vartheta is not state.theta:
         groups["vartheta"] = state.vartheta.state_dict()
-    checkpoint.save(path, groups, {"step": state.step, "memory": state.memory})
+    checkpoint.save(path, groups, {"step": state.step, "memory": state.memory, **_parallel(state)})
 
 
-def restore(state: State, path: Path) -> None:
+def restore(state: State, path: Path) -> dict[str, Any]:
+    """Returns the facts that `save` wrote."""
     groups, meta = checkpoint.load(path)
     state.theta.load_state_dict(groups["theta"])
     if state.vartheta is not state.theta:
@@ -174,36 +255,27 @@ def restore(state: State, path: Path) -> None:
     for name, optimizer in (("inner", state.inner), ("outer", state.outer)):
         checkpoint.restore_optimizer(optimizer, groups.get(name, {}))
     state.step, state.memory = meta["step"], meta["memory"]
+    return meta
+
+
+def _parallel(state: State) -> dict[str, int]:
+    """What the order of sums, and so the last bits, depend on."""
+    return {"threads": torch.get_num_threads(), "processes": state.processes.count}
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """A list that Ctrl-C fills, so that the step in progress ends; a second Ctrl-C stops at once."""
-    caught: list[int] = []
+def _interrupts() -> Iterator[list[float]]:
+    """A list that Ctrl-C or SIGTERM fills, so that the step in progress ends; a later second one stops at once."""
+    caught: list[float] = []
 
-    def note(number: int, _frame: Any) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, former)
+    def note(number: int, frame: Any) -> None:
+        caught.append(time.monotonic())
+        if caught[-1] - caught[0] > AT_ONCE_S:
+            raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGINT, note)
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield caught
     finally:
-        signal.signal(signal.SIGINT, former)
-
-
-def _write(metrics: Any, row: Record, seconds: float) -> None:
-    values = {name: float(f"{value:.6g}") for name, value in row.values.items()}
-    metrics.write(json.dumps({"step": row.step, "level": row.level, **values, "seconds": round(seconds, 2)}) + "\n")
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that the run goes on from."""
-    rows = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in rows))
-
-
-def _preview(setup: Setup, state: State, asked: list[str], out: Path) -> None:
-    state.theta.eval()
-    previews.save_grid(previews.draw(setup.teacher, state.theta, asked), out / "previews" / f"step-{state.step:06d}.png")
-    state.theta.train()
+        for number, handler in former.items():
+            signal.signal(number, handler)

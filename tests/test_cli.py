@@ -3,7 +3,6 @@
 import errno
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -33,16 +32,11 @@ def with_command(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -
 
 def test_help_lists_every_command_and_imports_none() -> None:
     script = "import sys; from edgesafe.cli import main; main(['--help'], standalone_mode=False); print('loaded', *sys.modules)"
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     text, loaded = result.stdout.split("loaded ")
     assert all(f"{name}  " in text and entry.help in text for name, entry in cli.COMMANDS.items())
     heavy = {"torch", "numpy", "diffusers", "transformers", "rich", "edgesafe.commands", "edgesafe.artifact"}
     assert not heavy & set(loaded.split())
-    assert min(seconds) < 0.3
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

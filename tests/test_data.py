@@ -95,7 +95,7 @@ def test_folders_without_captions(net, tmp_path: Path, text: str | None, message
 
 
 def test_unknown_data(net, tmp_path: Path):
-    with pytest.raises(EdgeSafeError, match=r"needs 'emoji', a folder with metadata.jsonl, or a .txt"):
+    with pytest.raises(EdgeSafeError, match=r"needs 'emoji', a folder with metadata.jsonl, tar shards, hf:owner/name, or a .txt"):
         open_source(str(tmp_path / "nothing"), net, 0, 2, 8, 0)
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(EdgeSafeError, match="one caption a line"):
@@ -103,7 +103,7 @@ def test_unknown_data(net, tmp_path: Path):
 
 
 def test_the_teacher_draws_for_a_caption_list_and_goes_on_where_it_stopped(net, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("edgesafe.data.DRAW_BATCH", 2)
+    monkeypatch.setattr("edgesafe.data.caption_list.DRAW_BATCH", 2)
     captions = ["red apple", "a cat", "sailboat"]
     whole = drawn_by(net, captions, 5, tmp_path / "whole.safetensors", silent)
 

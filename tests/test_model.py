@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from edgesafe import model, preparation, presets
+from edgesafe import model
 from edgesafe.errors import EdgeSafeError
 
 
@@ -61,12 +61,10 @@ def test_saved_sdxl_folders_are_stock_pipelines(tiny_sdxl: Path, tmp_path: Path)
         assert torch.equal(one, other)
 
 
-def test_sdxl_is_sketched_and_not_trained(tiny_sdxl: Path):
+def test_sdxl_is_sketched(tiny_sdxl: Path):
     outline = model.sketch(tiny_sdxl)
     assert set(outline.modules()) == {"text_encoder", "text_encoder_2", "unet", "vae"}
     assert {p.device.type for module in outline.modules().values() for p in module.parameters()} == {"meta"}
-    with pytest.raises(EdgeSafeError, match="a StableDiffusionXLPipeline; its UNet reads text_embeds and time_ids beside the text"):
-        preparation.set_up(presets.Settings(model=str(tiny_sdxl), data="emoji"), torch.device("cpu"))
 
 
 def test_half_precision_leaves_the_models_own_parts_alone(tiny_sd1: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Whole runs on random pipelines: what they write, that a stopped run goes on with the same bits, and what bad input gets."""
 
+import copy
 import json
 import os
 import shutil
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
+from rich.console import Console
 from safetensors.torch import load_file
 
-from edgesafe import artifact, checkpoint, model, trainer
+from edgesafe import artifact, checkpoint, model, preparation, presets, processes, trainer
 from edgesafe.cli import main
 from edgesafe.problem import DistilAndErase
+from edgesafe.processes import Processes
 
 SMALL = [
     "--batch",
@@ -144,6 +148,74 @@ def test_nan_stops_with_step_and_tensor_and_keeps_the_last_good_checkpoint(tiny_
     assert all(torch.isfinite(v).all() for v in groups["theta"].values())
 
 
+def test_weights_that_an_outer_step_breaks_never_reach_the_checkpoint(tiny_sd1: Path, tmp_path: Path):
+    args = ["--model", tiny_sd1, "--data", "emoji", "--erase", "neon", *SMALL, "--set=checkpoint_every=1", "--set=erase_rate=1e39"]
+    result = edgesafe(*args, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    said = result.output.replace("\n", " ")
+    assert "after step 2: the weight down_blocks" in said and "the last good checkpoint is" in said
+    groups, meta = checkpoint.load(tmp_path / "run" / trainer.CHECKPOINT)
+    assert meta["step"] == 1
+    assert all(torch.isfinite(v).all() for v in groups["theta"].values())
+
+
+def losses_of(tiny: Path, folder: Path, **changes: object) -> list[float]:
+    """Of three iterations, by the trainer's own parts."""
+    few = {"model": str(tiny), "data": "emoji", "erase": "neon", "batch": 2, "erase_batch": 2, "bank": 4, "concept_bank": 4, "warmup": 0}
+    few |= {"steps": 3, "rate": 1e-4, "solver": {"name": "penalty", "inner_steps": 2}}
+    settings = presets.resolve(None, [("test", few | changes)])
+    AcceleratorState._reset_state(reset_partial_state=True)  # or the first precision of this process stays
+    accelerator, _ = processes.join(mixed_precision={"fp32": "no"}.get(settings.precision, settings.precision))
+    setup = preparation.set_up(settings, accelerator.device)
+    problem = preparation.problem(setup, folder, accelerator, Console(quiet=True))
+    state = trainer._state(setup, Processes())
+    values = [row.values["lower"] for row in settings.solver.solve(state, problem, 3)]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return values
+
+
+@pytest.mark.parametrize(("changes", "tolerance"), [({"channels_last": True}, 1e-4), ({"precision": "bf16"}, 0.03)])
+def test_layout_and_precision_give_the_same_losses(changes: dict, tolerance: float, tiny_sd1: Path, tmp_path: Path):
+    plain, other = losses_of(tiny_sd1, tmp_path), losses_of(tiny_sd1, tmp_path, **changes)
+    assert other == pytest.approx(plain, rel=tolerance)
+    assert other != plain
+
+
+def test_moments_are_restored_in_the_weights_layout():
+    """Fused AdamW walks through memory: moments in another layout than the weights would be added to the wrong ones."""
+    weight = torch.nn.Parameter(torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.AdamW([weight], 0.1, fused=True)
+    for _ in range(3):
+        weight.grad = torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last)
+        optimizer.step()
+    kept = {name: value.contiguous().clone() for name, value in checkpoint.optimizer_tensors(optimizer).items()}
+    checkpoint.restore_optimizer(optimizer, kept)
+    moments = optimizer.state[weight]
+    assert moments["exp_avg"].stride() == weight.stride()
+    assert torch.equal(moments["exp_avg"], kept["0.exp_avg"])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's tracer looks
+def test_compiled_blocks_give_the_same_output_and_gradient():
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    tiny = {"block_out_channels": (8,), "down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    plain = UNet2DConditionModel(
+        sample_size=4, layers_per_block=1, norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4, mid_block_type=None, **tiny
+    )
+    compiled = copy.deepcopy(plain)
+    preparation.compile_blocks(compiled, backend="eager")  # traced as ever; to generate C++ takes minutes on a CPU
+    given = torch.randn(2, 4, 4, 4), torch.tensor([3, 900]), torch.randn(2, 5, 8)
+    outputs = []
+    for network in (plain, compiled):
+        output = network(*given).sample
+        outputs.append((output, *torch.autograd.grad(output.square().sum(), [network.conv_in.weight])))
+    for a, b in zip(*outputs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
+
+
 def test_a_run_can_start_from_a_run_and_chains_its_steps(tiny_sd1: Path, tmp_path: Path):
     first, second = tmp_path / "distilled", tmp_path / "erased"
     few = [a for a in SMALL if a not in ("--inner-steps", "1")]
@@ -184,11 +256,13 @@ def test_dry_run_prints_the_manifests_config_and_writes_nothing(tiny_sd1: Path, 
 
 
 def test_help_names_every_method():
+    from edgesafe.erasers import CLOSED_FORM, ERASERS
     from edgesafe.pruners import PRUNERS
+    from edgesafe.pruners.scores import SCORES
     from edgesafe.solvers import SOLVERS
 
     text = "".join(edgesafe("--help").output.split())
-    assert all(name in text for name in (*PRUNERS, *SOLVERS))
+    assert all(name in text for name in (*PRUNERS, *SCORES, *ERASERS, *CLOSED_FORM, *SOLVERS))
 
 
 @pytest.mark.parametrize(

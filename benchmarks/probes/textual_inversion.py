@@ -135,7 +135,7 @@ def marked(cell: Cell, prompt: str) -> str:
     """The prompt with MARK where the concept's words stood; before it where they do not stand in it."""
     if cell.concept is None:
         raise ValueError(f"a cell of role {cell.role!r} asks for no concept")
-    text = replace(cell.concept, anchor=MARK).retarget(prompt)
+    text = replace(cell.concept, anchor=MARK, swaps=()).retarget(prompt)
     return text if MARK in text else f"{MARK} {text}"
 
 

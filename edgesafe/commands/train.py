@@ -4,23 +4,34 @@ from pathlib import Path
 
 import click
 
+from ..concepts import groups, ready
+
+READY = f"""\b
+What --erase takes beside names:
+  of the emoji world   groups: {groups()}, and its categories, such as group:animal
+  of other models      ready with prompts: {ready()}
+  of both              a TOML file of your own, one table a concept: concepts.toml
+"""
 FLAGS = ("model", "student", "teacher", "data", "erase", "anchor", "prune", "steps", "batch", "seed", "precision")
 
 
-@click.command(short_help="Shrink a model by distillation and erase concepts from it.")
+@click.command(short_help="Shrink a model by distillation and erase concepts from it.", epilog=READY)
 @click.option("--model", metavar="MODEL", help="What to prune and teach from: a pipeline folder, a hub id, or emoji:teacher.")
 @click.option("--student", metavar="MODEL", help="A model that is pruned already; needs --teacher.")
 @click.option("--teacher", metavar="MODEL", help="What --student learns from.")
-@click.option("--data", metavar="DATA", help="emoji, a folder with metadata.jsonl, or captions.txt (the teacher draws).")
-@click.option("--erase", metavar="CONCEPTS", help='Comma-separated: "neon", "beer, wine", "style:van gogh"; none: distil only.')
-@click.option("--anchor", metavar="TEXT", help="What takes the concept's place in a prompt. Styles of the emoji world: the plain emoji.")
-@click.option("--prune", metavar="PRUNER", help="bk-sdm-base, bk-sdm-small, bk-sdm-tiny, none.")
-@click.option("--eraser", metavar="ERASER", help="esd.")
-@click.option("--solver", metavar="SOLVER", help="penalty (the paper), alternate (its published code), two-stage, distil.")
+@click.option("--data", metavar="DATA", help="emoji, a folder of pictures or tar shards, hf:owner/name, or captions.txt.")
+@click.option("--erase", metavar="CONCEPTS", help='Comma-separated: "neon", "beer, wine", "style:van gogh"; see below. none: distil.')
+@click.option("--anchor", metavar="TEXT", help="What takes the concepts' place in prompts. Emoji world: the plain emoji, a like subject.")
+@click.option("--prune", metavar="PRUNER", help="Whole blocks: bk-sdm-base, bk-sdm-small, bk-sdm-tiny. Inner widths: width, aptp. Or none.")
+@click.option("--macs", type=float, metavar="SHARE", help="Share of the UNet's arithmetic that stays, such as 0.5; --prune width or aptp.")
+@click.option("--params", type=float, metavar="SHARE", help="Share of its parameters that stays, in place of --macs.")
+@click.option("--score", metavar="SCORE", help="What --prune width keeps units by: taylor (the default), taylor-gate, spdm, magnitude.")
+@click.option("--eraser", metavar="ERASER", help="Trained: esd, ablation, adversarial. Closed form, at the end: uce, rece, concept-prune.")
+@click.option("--solver", metavar="SOLVER", help="penalty (paper), adaptive (no lambda), alternate (published code), two-stage, distil.")
 @click.option("--lambda", "lambda_", type=float, metavar="NUMBER", help="Weight of the value gap; solver penalty.")
-@click.option("--inner-steps", type=int, metavar="K", help="Distillation steps before each erasing step; solvers penalty, alternate.")
+@click.option("--inner-steps", type=int, metavar="K", help="Distillation steps before each erasing step; not of two-stage.")
 @click.option("--steps", type=int, metavar="N", help="Iterations in all, inner and outer.")
-@click.option("--batch", type=int, metavar="N", help="Pictures of a distillation step.")
+@click.option("--batch", type=int, metavar="N", help="Pictures of a distillation step, of all processes together.")
 @click.option("--precision", metavar="DTYPE", help="fp32, or bf16 on a GPU.")
 @click.option("--seed", type=int, metavar="N", help="Of data order, noise and drawings.  [default: 0]")
 @click.option("--preset", metavar="PRESET", help="quick, full or paper.  [default: quick; with a model of your own: paper]")
@@ -38,16 +49,20 @@ def train(**flags) -> None:
       edgesafe train                                    5 minutes on two CPU cores
       edgesafe train --erase "beer, wine, cocktail"     objects
       edgesafe train --preset full                      from the pruned teacher to convergence
-      edgesafe train --model SD_FOLDER --data PICTURES --erase "style:van gogh"
+      edgesafe train --model SD_FOLDER --data PICTURES --erase "nudity, artist:Claude Monet"
+      edgesafe train --student RUN --teacher emoji:teacher --erase sepia    on top of what RUN erased
+      accelerate launch --multi_gpu --num_processes 2 -m edgesafe train ...     several processes share each batch
     """
     import json
+    import os
 
     from rich.console import Console
 
     from .. import presets
     from ..errors import EdgeSafeError
 
-    console, resumed = Console(), flags["resume"]
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes; the others say nothing
+    console, resumed = Console(quiet=not leads), flags["resume"]
     if resumed:
         others = [name for name, value in flags.items() if name != "resume" and value not in (None, (), False)]
         if others:
@@ -59,13 +74,13 @@ def train(**flags) -> None:
     if flags["dry_run"]:
         click.echo(json.dumps(presets.to_dict(settings), indent=1))
         return
-    if not resumed and out.exists():
+    if leads and not resumed and out.exists():
         raise EdgeSafeError(f"--out {out} exists. Give another --out, or go on with it: edgesafe train --resume {out}")
     from ..trainer import train as run
 
     student = settings.student or settings.prune
     console.print(f"run {out}: teacher {settings.teacher_source}, student {student}, erase {settings.erase}", highlight=False)
-    run(settings, out, resume=bool(resumed), console=console)
+    out = run(settings, out, resume=bool(resumed), console=console)
     console.print(f"done: {out} (model/, previews/, metrics.jsonl). Next: edgesafe export {out}", highlight=False, soft_wrap=True)
 
 
@@ -80,7 +95,20 @@ def _layers(flags: dict) -> list[tuple[str, dict]]:
     for flag, key in (("lambda_", "lambda"), ("inner_steps", "inner_steps")):
         if flags[flag] is not None:
             layers.append((f"--{key.replace('_', '-')}", {"solver": {key: flags[flag]}}))
-    return layers
+    return layers + [_of_pruner(key, flags[key], layers) for key in ("macs", "params", "score") if flags[key] is not None]
+
+
+def _of_pruner(key: str, value: float | str, layers: list[tuple[str, dict]]) -> tuple[str, dict]:
+    """A change to the table of the pruner that the layers name."""
+    from ..errors import EdgeSafeError
+    from ..presets import METHODS
+    from ..pruners import PRUNERS
+
+    able = [name for name in PRUNERS if name in METHODS]
+    named = next((changes["prune"] for _, changes in reversed(layers) if "prune" in changes), None)
+    if named not in able:
+        raise EdgeSafeError(f"--{key} goes with a pruner of inner widths: add --prune {' or --prune '.join(able)}")
+    return f"--{key}", {named: {key: value}}
 
 
 def _assignment(text: str) -> dict:

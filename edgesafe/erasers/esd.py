@@ -7,6 +7,8 @@
     anchored  e_a - eta (e_c - e_a)    the anchor, pushed away from the concept: what else was asked stays in the picture
 
 c the prompt with the concept, a the same prompt with its anchor, 0 the empty caption, e (B, C, H, W). Holds for v as for eps.
+As published: target "esd", eta 1, parameters "x" or "u", pictures "student" (x_t on the way, guidance 3), anchor_share 0, erase_rate 1e-5,
+after distilling (solver two-stage). The authors' later code writes e_c - eta (e_c - e_0), whose eta 2 is eta 1 here, at 5e-5.
 Guidance at sampling multiplies eta, so keep eta well below 1 with "anchored". One step costs a student forward and backward pass
 and two frozen forward passes ("anchor": one).
 """

@@ -11,13 +11,13 @@ Every student weight is a teacher weight; `Pruned.weights` says which. Parameter
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from ..errors import EdgeSafeError
-from .pruned import Pruned, same_shape
+from .pruned import Calibration, Pruned, same_shape
 
 VARIANTS = ("base", "small", "tiny")
 KEPT_UP = (0, 2)  # pairs of a teacher's up stage, in the student's order
@@ -27,6 +27,8 @@ BY_STAGE = ("only_cross_attention", "attention_head_dim", "cross_attention_dim",
 @dataclass(frozen=True)
 class BKSDM:
     variant: str  # "base" | "small" | "tiny"
+
+    calibrates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -39,7 +41,8 @@ class BKSDM:
         if stages != 4 or (layers != 2 and list(layers if isinstance(layers, list | tuple) else []) != [2] * 4):
             raise EdgeSafeError(
                 f"--prune bk-sdm-{self.variant}: needs a UNet of 4 levels with layers_per_block 2; this one has {stages} and {layers}. "
-                "If it is pruned already, give it as --student, with its --teacher"
+                "If it is pruned already, give it as --student, with its --teacher; other shapes, such as Stable Diffusion XL's, "
+                "by --prune width or none"
             )
         if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is None:
             raise EdgeSafeError(f"--prune bk-sdm-{self.variant}: this UNet has no mid block, so it is pruned already. Give it as --student")
@@ -78,7 +81,9 @@ class BKSDM:
             return outer | inner | {f"up_blocks.{i}": f"up_blocks.{i + 1}" for i in range(3)}
         return {f"{side}_blocks.{i}": f"{side}_blocks.{i}" for side in ("down", "up") for i in range(4)}
 
-    def prune(self, teacher: UNet2DConditionModel) -> Pruned:
+    def prune(self, teacher: UNet2DConditionModel, calibration: Calibration | None = None) -> Pruned:
+        if teacher.config.get("widths"):
+            raise EdgeSafeError(f"--prune bk-sdm-{self.variant}: this UNet is narrower already. Prune depth first, then --prune width")
         config = self.config(dict(teacher.config))
         with torch.device("meta"):
             student = UNet2DConditionModel.from_config(config)

@@ -101,7 +101,10 @@ def test_a_concept_that_the_judge_does_not_know() -> None:
         questions.cells(manifest("emoji:teacher"), (Concept("van gogh", "style", ("van gogh",), "", ()),), 2, 0)
 
 
-@pytest.mark.parametrize("text", ["style:van gogh", "style:anime", "gun", "banjo", "nudity", "nude", "style:monet, apple"])
+@pytest.mark.parametrize(
+    "text",
+    ["style:van gogh", "style:anime", "gun", "banjo", "nudity", "nude", "style:monet, apple", "weapons", "artist:klimt", "violence, gore"],
+)
 def test_open_cells_ask_for_the_concept_in_the_erased_cell_only(text: str) -> None:
     concepts, found = free(text)
     assert [cell.role for cell in found] == ["erased", "neighbours"] * len(concepts) + ["rest"]

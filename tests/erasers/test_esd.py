@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from edgesafe import model
 from edgesafe.erasers import ERASERS, ESD, ErasingBatch
 from edgesafe.erasers.parameters import SUBSETS, select
 from edgesafe.errors import EdgeSafeError
+from edgesafe.losses import erasing_target
 
 
 def toy_batch() -> ErasingBatch:
@@ -52,6 +56,19 @@ def test_subsets():
     assert names["selfattn"] and all(".attn1." in n for n in names["selfattn"])
 
 
+def test_u_of_stable_diffusion_xl_stays_within_its_blocks(tiny_sdxl: Path):
+    unet = model.load(tiny_sdxl).unet
+    names = {subset: set(select(unet, subset)) for subset in SUBSETS}
+    assert names["u"] and all("block" in n and "emb" not in n and ".attn2." not in n for n in names["u"])
+    assert {n.split(".")[0] for n in names["full"] - names["x"] - names["u"]} >= {"add_embedding", "time_embedding", "conv_in", "conv_out"}
+    assert any(".time_emb_proj." in n for n in names["full"] - names["u"])
+
+
+def test_eta_2_of_the_later_code_is_eta_1_of_the_paper():
+    concept, empty = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(concept - 2 * (concept - empty), erasing_target("esd", 1.0, concept=concept, empty=empty))
+
+
 def test_messages():
     with pytest.raises(EdgeSafeError, match="known: x, strict, u, selfattn, full"):
         ESD(parameters="attn")
@@ -61,6 +78,22 @@ def test_messages():
         select(torch.nn.Linear(1, 1), "x")
 
 
-def test_the_registry_gives_what_solvers_need():
-    for name, eraser in ERASERS.items():
-        assert hasattr(eraser(), "parameters") and callable(eraser().loss), name
+@pytest.mark.parametrize("name", ERASERS)
+def test_every_eraser_of_the_registry_gives_the_student_alone_a_gradient(name: str):
+    student, frozen = torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 1)
+    batch, eraser = toy_batch(), ERASERS[name]()
+
+    def ask(network: torch.nn.Module):
+        return lambda x, t, states: network(x) * states.mean((1, 2)).view(-1, 1, 1, 1)
+
+    loss = eraser.loss(ask(student), ask(frozen), batch)
+    loss.backward()
+    assert loss.shape == () and torch.isfinite(loss) and float(student.weight.grad.abs().sum()) > 0
+    assert frozen.weight.grad is None and all(column.grad is None for column in (*batch.concept, *batch.anchor, *batch.empty))
+    assert select(student_of(), eraser.parameters)
+
+
+def student_of() -> torch.nn.Module:
+    """A module with every kind of weight that the subsets name."""
+    block = torch.nn.ModuleDict({part: torch.nn.ModuleDict({"to_k": torch.nn.Linear(1, 1)}) for part in ("attn1", "attn2")})
+    return torch.nn.ModuleDict({"block": block})

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from edgesafe.concepts import KINDS, Concept
+from edgesafe.concepts import KINDS, Concept, fold, pattern
 from edgesafe.errors import EdgeSafeError
 
 from ...leakage import Cell, Question
@@ -30,15 +30,14 @@ def asked_for(cell: Cell) -> Concept:
 
 def rest(prompt: str, concept: Concept) -> str:
     """What a prompt asks for beside the concept: "neon picture of a shark" -> "shark", "dagger mosaic style" -> "mosaic style"."""
-    return re.sub(r"^(an? |the )?(picture of )?(an? |the )?", "", replace(concept, anchor="").retarget(prompt))
+    return re.sub(r"^(an? |the )?(picture of )?(an? |the )?", "", replace(concept, anchor="", swaps=()).retarget(prompt))
 
 
 def named(prompt: str, concept: Concept) -> str:
     """The words of the prompt that name the concept, as they stand there. Raises: EdgeSafeError where none do."""
     for term in sorted(concept.terms, key=len, reverse=True):
-        spelled = r"\s+".join(re.escape(word) for word in term.split())
-        if found := re.search(rf"(?<!\w){spelled}s?(?!\w)", prompt, re.IGNORECASE):
-            return found[0]
+        if found := re.search(pattern(term), fold(prompt)):
+            return prompt[slice(*found.span())]
     known = ", ".join(map(repr, concept.terms))
     raise EdgeSafeError(f"the prompt {prompt!r} does not name {concept.name!r}, so it cannot be reworded; names known: {known}")
 
@@ -64,7 +63,9 @@ def templates(group: str, kind: str, emoji: bool) -> tuple[str, ...]:
 
 
 def words(concept: Concept, emoji: bool) -> tuple[str, ...]:
-    return _chosen(_packaged("concepts.toml")[concept.kind].get(concept.name, {}), emoji)
+    """By its name, else by any other of its terms."""
+    table = _packaged("concepts.toml")[concept.kind]
+    return _chosen(next((table[term] for term in (concept.name, *concept.terms) if term in table), {}), emoji)
 
 
 def companions() -> tuple[tuple[str, ...], tuple[str, ...]]:
