@@ -27,7 +27,8 @@ from .paper_runs import STAGES, Config, Study, missing, write
 
 def listing(study: Study, stages: tuple[str, ...]) -> str:
     """Every cell with its state, and what is left to do."""
-    lines, left, models = [], 0.0, set()
+    lines, left = [], 0.0
+    models: set[str] = set()
     for stage in stages:
         if stage != "tuning" and not study.frozen:
             lines.append(f"{stage}: known once the search is frozen")
@@ -36,15 +37,9 @@ def listing(study: Study, stages: tuple[str, ...]) -> str:
             facts = study.facts(cell)
             state = facts["status"] if facts else "not measured"
             if state != "measured":
-                seconds = study.seconds(cell)
-                training = study.training(cell)
-                for made in (training, training.start if training else None):
-                    if made and made.key in models:
-                        seconds -= made.seconds  # shared with a cell above
-                    elif made:
-                        models.add(made.key)
-                left += max(0.0, seconds)
-                state = f"{state}, about {max(0.0, seconds):.0f} s" + (f" ({facts['reason']})" if facts else "")
+                seconds = study.seconds(cell, models)
+                left += seconds
+                state = f"{state}, about {seconds:.0f} s" + (f" ({facts['reason']})" if facts else "")
             lines.append(f"{cell.id:64} {state}")
     lines += [f"{row.label}: missing, {why}" for row in ROWS.values() if (why := missing(row))]
     lines.append(f"left, on one core: about {left / 60:.0f} min, and what follows from searches that go on; two workers take half")

@@ -6,14 +6,12 @@ the work. Test cells exist only for rows whose search is frozen: `Study.freeze` 
 """
 
 import json
-import math
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,8 @@ import torch
 from rich.console import Console
 
 from edgesafe import artifact, checkpoint, presets, sampling, trainer
-from edgesafe.concepts import Concept, carriers, parse
+from edgesafe.concepts import carriers
 from edgesafe.emoji import judge
-from edgesafe.emoji.world import prompt
 from edgesafe.erasers import CLOSED_FORM, ERASERS
 from edgesafe.errors import EdgeSafeError
 from edgesafe.solvers import SOLVERS
@@ -51,6 +48,7 @@ from .paper_plan import (
     Sizes,
     Topic,
 )
+from .paper_questions import ask, topic_concepts
 from .paper_scores import KEPT, Figure, Seen, Verdict, Yardstick
 from .probes import PROBES, Probe, Target
 from .survival_models import claim, digest
@@ -58,7 +56,6 @@ from .survival_models import claim, digest
 STAGES = ("tuning", "test", "harder", "captions")
 METHODS = {"solver": SOLVERS, "eraser": ERASERS | CLOSED_FORM}
 ANCHOR = "anchor"  # the set of the anchor's prompts, drawn by the distilled model alone
-MANIFEST = artifact.Manifest("run", {"id": "emoji:teacher"}, "emoji:student", (), (), {})  # whose questions are the emoji world's
 SECONDS = {"start": 15.0, "iteration": 0.4, "edit": 10.0, "picture": 0.12, "learned": 60.0}  # of one core
 WAIT = 2.0  # seconds between looks at what another process makes
 
@@ -310,11 +307,12 @@ class Study:
         real = {name: _renders(self.judge, asked[name]) for name in ("concept", *KEPT) if asked.get(name)}
         return Yardstick(topic.name, asked, found, real)
 
-    def seconds(self, cell: Cell) -> float:
-        """An estimate, of what is not there yet."""
+    def seconds(self, cell: Cell, counted: set[str]) -> float:
+        """An estimate, of what is not there yet; `counted` are keys of trainings that other cells wait for as well."""
         training, pictures = self.training(cell), sum(vars(self._sizes(cell)).values())
+        chain = [t for t in (training, training.start if training else None) if t and t.key not in counted and not self._there(t)]
+        counted.update(t.key for t in chain)
         learned = SECONDS["learned"] if cell.probe == LEARNED else 0.0
-        chain = [t for t in (training, training.start if training else None) if t and not self._there(t)]
         return sum(t.seconds for t in chain) + pictures * SECONDS["picture"] + learned
 
     # Models
@@ -421,47 +419,6 @@ def plan_digest(row: str) -> str:
     found, limits = ROWS[row], [paper_plan.FID_LIMIT, paper_plan.ACCURACY_LIMIT, paper_plan.BROKEN_LIMIT, paper_plan.PENALTY, FINALISTS]
     sizes, topics = vars(DRAWN["tuning"]), [vars(topic) for topic in TUNING]
     return digest([found.start, found.steps, SHARED, found.shared, found.candidates, limits, sizes, topics])
-
-
-@cache
-def topic_concepts(topic: Topic) -> tuple[Concept, ...]:
-    return parse(topic.erase, questions.judged_world(), topic.anchor)
-
-
-@cache
-def ask(topic: Topic, sizes: Sizes) -> dict[str, tuple[Question, ...]]:
-    """By set; a question's seed depends on its prompt alone, so rows and topics share the pictures of a prompt."""
-    concepts, world = topic_concepts(topic), questions.judged_world()
-    each = math.ceil(sizes.concept / len(concepts))
-    cells = {n: questions.cells(MANIFEST, concepts, n, 0) for n in {each, sizes.neighbours, sizes.rest} if n}
-
-    def role(name: str, n: int) -> list[Question]:
-        found = [q for cell in cells.get(n, ()) if cell.role == name for q in cell.questions]
-        return list(dict.fromkeys(found)) if name == "neighbours" else found
-
-    erased = {s.name for s in world.subjects for c in concepts if c.name == s.name} | {c.name for c in concepts}
-    held = [(world.subjects[s].name, world.styles[t]) for s, t in world.pairs(heldout=True).tolist()]
-    held = [(s, t) for s, t in held if not {s, t} & erased and not carriers(prompt(s, t), concepts)]
-    held.sort(key=lambda pair: sha256("|".join(pair).encode()).digest())
-    copies = math.ceil(sizes.transfer / len(held))
-    transfer = [Question(prompt(s, t), 0, s, t) for _ in range(copies) for s, t in held]
-    return {
-        "concept": _seeded(role("erased", each)[: sizes.concept]),
-        "neighbours": _seeded(role("neighbours", sizes.neighbours)[: sizes.neighbours]),
-        "transfer": _seeded(transfer[: sizes.transfer]),
-        "rest": _seeded(role("rest", sizes.rest)[: sizes.rest]),
-    }
-
-
-def _seeded(asked: list[Question]) -> tuple[Question, ...]:
-    """Each with a seed of its prompt's own, another one where it is asked again."""
-    times: dict[str, int] = {}
-    found = []
-    for question in asked:
-        n = times[question.prompt] = times.get(question.prompt, -1) + 1
-        seed = int.from_bytes(sha256(f"{question.prompt}|{n}".encode()).digest()[:4]) % 2**31
-        found.append(replace(question, seed=seed))
-    return tuple(found)
 
 
 @cache

@@ -118,8 +118,10 @@ class Study:
         """The pipeline folder right after pruning, made where it is missing."""
         folder = self.out / "models" / f"{name}-pruned"
         if not folder.is_dir():
-            given = Calibration(self.teacher, self.source, TextConditions(self.teacher), self.config.seed, self.show, self.console)
-            made = self.settings(plan()[name]).pruner.prune(self.teacher.unet, given)
+            pruner, given = self.settings(plan()[name]).pruner, None
+            if pruner.calibrates:
+                given = Calibration(self.teacher, self.source, TextConditions(self.teacher), self.config.seed, self.show, self.console)
+            made = pruner.prune(self.teacher.unet, given)
             part = folder.with_name(f".{folder.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             model.save(replace(self.teacher, unet=made.unet), part, torch.float32)

@@ -136,8 +136,9 @@ def after(seconds: float) -> Callable[[int], bool]:
     return over
 
 
-def appears(path: Path) -> Callable[[int], bool]:
-    return lambda _: path.exists()
+def appears(*paths: Path) -> Callable[[int], bool]:
+    """One of them; where the first stands for milliseconds only, the next is what it turns into."""
+    return lambda _: any(path.exists() for path in paths)
 
 
 def test_killed_at_random_moments(nursery: Nursery, whole: tuple[Path, float], tiny_sd1: Path, tmp_path: Path):
@@ -152,11 +153,11 @@ def test_killed_while_something_is_written(nursery: Nursery, whole: tuple[Path, 
     out = tmp_path / "run"
     kept, part = out / "checkpoint" / "state.safetensors", out / "checkpoint" / "state.safetensors.part"
     moments = [
-        appears(tmp_path / ".run.part"),  # the run's folder, before it has its name
-        appears(part),  # the first checkpoint
+        appears(tmp_path / ".run.part", out),  # the run's folder, before it has its name
+        appears(part, kept),  # the first checkpoint
         appears(out / "previews" / "step-000003.png"),  # between two checkpoints
         lambda _: kept.exists() and not part.exists(),  # right after one
-        appears(out / "model.part" / "unet"),  # the model, after the last checkpoint and the edit
+        appears(out / "model.part" / "unet", out / "model"),  # the model, after the last checkpoint and the edit
         appears(out / "model"),  # the whole model, before the manifest
     ]
     assert go_on(nursery, tiny_sd1, out, moments) >= 4

@@ -14,7 +14,8 @@ from edgesafe import checkpoint, presets
 from edgesafe.benchmarks import paper, paper_figure, paper_plan, paper_record, paper_runs, paper_scores, paper_table, questions
 from edgesafe.benchmarks.gallery import Drawing
 from edgesafe.benchmarks.paper_plan import BASES, ROWS, TEST, TUNING, N, Sizes
-from edgesafe.benchmarks.paper_runs import ANCHOR, Cell, Config, Study, ask, missing, topic_concepts
+from edgesafe.benchmarks.paper_questions import ask, topic_concepts
+from edgesafe.benchmarks.paper_runs import ANCHOR, Cell, Config, Study, missing
 from edgesafe.benchmarks.paper_scores import Figure, Seen, Yardstick, average, combine, resamples, share
 from edgesafe.concepts import carriers
 from edgesafe.emoji import judge
