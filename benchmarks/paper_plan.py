@@ -25,6 +25,8 @@ SHARED: Layer = {
 DISTIL: Layer = {"erase": "none", "concept_captions": "keep"}
 ESD: Layer = {"name": "esd", "parameters": "x", "frozen": "student", "pictures": "data", "anchor_share": 0.5}
 ANCHORED: Layer = {**ESD, "target": "anchored", "eta": 0.1}
+ADVERSARIAL: Layer = {**ANCHORED, "name": "adversarial", "parameters": "full", "attack_steps": 4, "share": 0.5}
+ADAPTIVE: Layer = {"name": "adaptive", "inner_steps": 2, "tolerance": 0.1}
 ORIGINAL: Layer = {**ESD, "target": "esd", "eta": 1.0, "anchor_share": 0.0}
 
 
@@ -151,6 +153,16 @@ ROWS: dict[str, Row] = {
             "K 4, tolerance 0.1": _bilevel({"name": "adaptive", "inner_steps": 4, "tolerance": 0.1}, 5e-4),
             "K 2, tolerance 0.02": _bilevel({"name": "adaptive", "inner_steps": 2, "tolerance": 0.02}, 5e-4),
             "K 2, tolerance 0.1": _bilevel({"name": "adaptive", "inner_steps": 2, "tolerance": 0.1}, 5e-4),
+        },
+    ),
+    # Added after the search of the others had begun, before any test cell: textual inversion brings neon back from the shipped ESD erasure.
+    "adversarial": Row(
+        "adaptive, adversarial prompts", "bilevel", ("eraser", "adversarial"), None, N, {"concept_captions": "retarget"},
+        {
+            "radius 0.5": _bilevel(ADAPTIVE, 2.5e-4, {**ADVERSARIAL, "radius": 0.5}),
+            "radius 0.25": _bilevel(ADAPTIVE, 2.5e-4, {**ADVERSARIAL, "radius": 0.25}),
+            "radius 0.5, a quarter of the rows": _bilevel(ADAPTIVE, 2.5e-4, {**ADVERSARIAL, "radius": 0.5, "share": 0.25}),
+            "radius 0.5, cross-attention": _bilevel(ADAPTIVE, 5e-4, {**ADVERSARIAL, "radius": 0.5, "parameters": "x"}),
         },
     ),
 }  # fmt: skip

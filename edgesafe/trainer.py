@@ -193,8 +193,8 @@ def _blame(run: Run, error: NotFinite) -> str:
 
 def _edit(run: Run) -> None:
     """The closed-form erasers; the checkpoint stays the one before them, so a resumed run comes to the same weights."""
-    values = preparation.edit(run.setup, run.problem.texts, run.state.theta.eval(), run.console)
     with Journal(run.out, run.settings.steps) as metrics:
+        values = preparation.edit(run.setup, run.problem.texts, run.state.theta.eval(), run.console)
         metrics.write(Record(run.settings.steps, "edit", values))
     run.console.print("erased in closed form: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()), highlight=False)
     run.preview()

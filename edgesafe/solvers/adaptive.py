@@ -56,11 +56,12 @@ class Adaptive:
 
     def _outer(self, state: State, problem: Problem, n: int) -> Record:
         lower, terms = problem.lower(state.theta, problem.lower_batch(n))
+        q = state.gradients(state.outer, lower, terms)  # before the other forward pass: only one graph is held at a time
         upper, erasing = problem.upper(state.theta, problem.upper_batch(n, state.theta))
+        u = state.gradients(state.outer, upper, erasing)
         now = state.memory["before"] - float(lower.detach())
         gap = self.smoothing * state.memory.get("gap", now) + (1 - self.smoothing) * now
         share = min(1.0, max(0.0, gap / (self.tolerance * float(lower.detach()))))
-        q, u = state.gradients(state.outer, lower, terms), state.gradients(state.outer, upper, erasing)
         lambda_ = barrier(u, q, self.eta * share)
         both = [a if b is None else b * lambda_ if a is None else a + lambda_ * b for a, b in zip(u, q, strict=True)]
         state.move(state.theta, state.outer, both)
