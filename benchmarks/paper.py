@@ -21,8 +21,10 @@ from rich.console import Console
 from edgesafe.errors import EdgeSafeError
 
 from . import paper_figure, paper_record, paper_table
+from .paper_models import Config
 from .paper_plan import ROWS
-from .paper_runs import STAGES, Config, Study, missing, write
+from .paper_runs import STAGES, Study, missing
+from .survival import write
 
 
 def listing(study: Study, stages: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """The paper's table as two pictures: who erases and who keeps, at a glance; and what every row draws for the same prompts and seeds."""
 
+import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .leakage import Question
+from .paper_models import Cell
 from .paper_plan import FID_LIMIT, ROWS, TEST
-from .paper_runs import Cell, Study
+from .paper_runs import Study
 
 SIZE, DPI = (12.0, 4.6), 110  # inches, pixels an inch
 COLOURS = {"reference": "#8a8a8a", "two-stage": "#d9722b", "bilevel": "#1f6fb4"}
@@ -57,7 +59,7 @@ def draw(record: Mapping[str, Any], path: Path) -> Path | None:
         label.set_color(COLOURS[row["kind"]])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.subplots_adjust(left=0.17, right=0.985, top=0.84, bottom=0.09, wspace=0.12)
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     figure.savefig(part, format="png", dpi=DPI)
     part.replace(path)
     return path
@@ -85,10 +87,15 @@ def contact(study: Study, path: Path) -> Path | None:
         for c, picture in enumerate(pictures):
             tile = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             canvas.paste(tile, (MARGIN + c * (SIDE + GAP), top))
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     canvas.save(part, "PNG")
     part.replace(path)
     return path
+
+
+def _part(path: Path) -> Path:
+    """This process's own: two that share the study write the same pictures at its end."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def _pictures(study: Study, cell: Cell) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 A column's mean gives each concept the same weight. A claim is "met" or "not met" where its whole 95 % interval is on one side of the
 limit, else it "cannot be decided". The paper's claim on erasing compares each bilevel row with the two-stage row of the lowest loss on
 the test concepts (`paper_scores.loss`: the least similar one at matched quality); where both sit at the floor, the harder probes decide.
+It says of both whether they keep within all limits, for whoever breaks pictures is unlike any concept. Failed cells are listed.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from edgesafe import artifact
 from edgesafe.emoji import judge
 
 from . import paper_plan, paper_scores
+from .paper_cells import ANCHOR
+from .paper_models import Cell
 from .paper_plan import (
     CAPTIONS,
     CLAIM_RATIO,
@@ -27,7 +30,7 @@ from .paper_plan import (
     TUNING,
     N,
 )
-from .paper_runs import ANCHOR, Cell, Study, missing
+from .paper_runs import Study, missing
 from .paper_scores import Figure, average, combine, cosines, normalised, share
 
 SCHEMA_VERSION = 1
@@ -61,6 +64,7 @@ def record(study: Study) -> dict[str, Any]:
         ],
         "captions": _captions(study),
         "search": [{"row": key} | facts for key, facts in study.frozen.items()],
+        "failed": [{"cell": cell.id, "reason": facts["reason"]} for cell, facts in _failed(study)],
     }
 
 
@@ -78,11 +82,13 @@ def claim(row: str, means: Mapping[str, Columns], harder: Mapping[str, Mapping[s
     """The paper's claim of one bilevel row."""
     found: dict[str, Any] = {
         "row": row, "baseline": None, "floor": None, "by": None, "erases": None, "keeps": None, "baseline_similarity": None,
-        "row_similarity": None, "similarity_limit": CLAIM_RATIO, "fid_limit": FID_LIMIT,
+        "row_similarity": None, "row_at_matched_quality": None, "baseline_at_matched_quality": None, "similarity_limit": CLAIM_RATIO,
+        "fid_limit": FID_LIMIT,
     }  # fmt: skip
     if row not in means or "distilled" not in means:
         return found
     mine = means[row]
+    found["row_at_matched_quality"] = not _loss(mine)[0]
     found["keeps"] = {"fid_ratio": mine["fid_ratio"].to_dict()} | _verdict(mine["fid_ratio"], FID_LIMIT)
     baselines = [key for key, other in ROWS.items() if other.kind == "two-stage" and key in means]
     if not baselines:
@@ -118,7 +124,7 @@ def _columns(study: Study, topic: paper_plan.Topic) -> dict[str, Columns]:
 
 
 def _mean(topics: list[Columns]) -> Columns:
-    """Over concepts; the FID ratio is that of the means."""
+    """Over concepts, of the FID ratio too."""
     return {name: average([columns[name] for columns in topics]) for name in COLUMNS}
 
 
@@ -190,9 +196,22 @@ def _harder(study: Study) -> dict[str, dict[str, Columns]]:
 
 
 def _probed(study: Study, topic: paper_plan.Topic) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(cell.row, cell.probe, sets) for cell in _asked_harder(study, topic) if (sets := study.sets(cell))]
+
+
+def _asked_harder(study: Study, topic: paper_plan.Topic) -> list[Cell]:
     rows = [("distilled", None), *((key, facts["candidate"]) for key, facts in study.frozen.items())]
-    asked = [(key, probe, Cell("harder", key, topic, name, probe=probe)) for key, name in rows for probe in (*HARDER, LEARNED)]
-    return [(key, probe, sets) for key, probe, cell in asked if (sets := study.sets(cell))]
+    return [Cell("harder", key, topic, name, probe=probe) for key, name in rows for probe in (*HARDER, LEARNED)]
+
+
+def _failed(study: Study) -> list[tuple[Cell, dict[str, Any]]]:
+    """Of all stages, whatever stands in other parts of the record."""
+    cells = [Cell("tuning", "distilled", topic) for topic in TUNING]
+    cells += [Cell("tuning", key, topic, name) for key, row in ROWS.items() for name in row.candidates for topic in TUNING]
+    if study.frozen:
+        cells += [cell for stage in ("test", "harder", "captions") for cell in study.cells(stage)]
+        cells += [cell for topic in TEST for cell in _asked_harder(study, topic)]
+    return [(cell, facts) for cell in dict.fromkeys(cells) if (facts := study.facts(cell)) and facts["status"] == "failed"]
 
 
 def _captions(study: Study) -> list[dict[str, Any]]:

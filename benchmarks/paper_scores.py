@@ -11,15 +11,16 @@
     kept           pictures, not broken, with the subject and the style that were asked for
     FID, KID       between embeddings of kept prompts' pictures and renders of the same subjects and styles
 
-N pictures (clusters: their prompts), embeddings (N, D), draws (R,). A figure's draws are made from the same resampled prompts for every
-row, so differences and ratios of figures are paired. FID is biased upward, and more so in a resample, in which prompts repeat: its draws
-are scaled to have the estimate as their median (R = 200).
+N pictures (clusters: their prompts), embeddings (N, D), draws (R,). A prompt is drawn a Poisson number of times, the same for every row
+and every topic: differences and ratios of figures are paired, and topics that keep the same prompts do not count as independent. FID is
+biased upward, and more so in a resample, in which prompts repeat: its draws are scaled to have the estimate as their median (R = 200).
 """
 
 import math
 import zlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -133,12 +134,15 @@ def average(figures: Sequence[Figure]) -> Figure:
     return Figure(found.value, found.draws, *((sum(f.hits for f in figures), sum(f.total for f in figures)) if counted else ()))  # type: ignore[misc]
 
 
-def resamples(clusters: Sequence[Hashable], name: str, draws: int = DRAWS) -> np.ndarray:
-    """(R, N): how often each picture is drawn, whole clusters at a time."""
-    index = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    k, seed = len(index), zlib.crc32(name.encode())
-    times = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), draws).astype(float)
-    return times[:, [index[cluster] for cluster in clusters]]
+def resamples(clusters: Sequence[str]) -> np.ndarray:
+    """(R, N): how often each picture is drawn, whole clusters at a time: Poisson bootstrap, from a seed of the cluster's own."""
+    return np.stack([_times(cluster) for cluster in clusters], 1)
+
+
+@cache
+def _times(cluster: str) -> np.ndarray:
+    """(R,)"""
+    return np.random.default_rng(zlib.crc32(cluster.encode())).poisson(1.0, DRAWS).astype(float)
 
 
 def share(flags: Tensor, times: np.ndarray, among: Tensor | None = None) -> Figure:
@@ -162,7 +166,8 @@ def normalised(similarity: Figure, distilled: Figure, anchor: Figure) -> Figure:
 
 def centred(value: float, draws: np.ndarray) -> Figure:
     """Draws of a positive, biased estimate, scaled to have it as their median."""
-    middle = float(np.median(draws))
+    found = draws[np.isfinite(draws)]
+    middle = float(np.median(found)) if len(found) else 0.0
     return Figure(value, draws * value / middle if middle else draws)
 
 
@@ -171,7 +176,7 @@ def fid(row: Tensor, real: Tensor, times: np.ndarray) -> Figure:
     found = []
     for counts in times[:FID_DRAWS]:
         rows = torch.from_numpy(np.repeat(np.arange(len(row)), counts.astype(int)))
-        found.append(frechet_distance(row[rows], real))
+        found.append(frechet_distance(row[rows], real) if len(rows) > 1 else math.nan)
     return centred(frechet_distance(row, real), np.array(found))
 
 
@@ -186,7 +191,8 @@ def kid(row: Tensor, real: Tensor, times: np.ndarray) -> Figure:
 def _mmd(times: np.ndarray, within: np.ndarray, across: np.ndarray) -> np.ndarray:
     """The two terms of KID that depend on the row: times (R, N), kernels (N, N), (N,) -> (R,)"""
     n, squares = times.sum(1), times**2
-    return ((times @ within * times).sum(1) - squares @ np.diag(within)) / (n**2 - squares.sum(1)) - 2 * times @ across / n
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw of one picture has no pairs
+        return ((times @ within * times).sum(1) - squares @ np.diag(within)) / (n**2 - squares.sum(1)) - 2 * times @ across / n
 
 
 Sets = Mapping[str, Seen]  # set of prompts -> what was seen
@@ -197,13 +203,12 @@ Asked = Mapping[str, Sequence[Question]]
 class Yardstick:
     """What a row's pictures of one topic are measured by."""
 
-    name: str  # of the topic
     asked: Asked
     distilled: Sets  # also "anchor"
     real: Mapping[str, Tensor]  # set -> (RENDERS, N, D)
 
-    def times(self, *sets: str, draws: int = DRAWS) -> np.ndarray:
-        return resamples([q.origin for name in sets for q in self.asked[name]], f"{self.name} {' '.join(sets)}", draws)
+    def times(self, *sets: str) -> np.ndarray:
+        return resamples([q.origin for name in sets for q in self.asked[name]])
 
 
 def erased(yard: Yardstick, row: Seen) -> dict[str, Figure]:

@@ -55,6 +55,7 @@ def markdown(record: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
         _captions(record["captions"]),
         "## The search",
         _search(record["search"]),
+        _failed(record["failed"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -104,14 +105,14 @@ def _legend(settings: Mapping[str, Any]) -> str:
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for found in claims:
-        label = ROWS[found["row"]].label
+        label = ROWS[found["row"]].label + _quality(found["row_at_matched_quality"])
         if found["keeps"] is None:
             lines.append([label, "not measured", "", "", "", "", ""])
             continue
         keeps, erases = found["keeps"], found["erases"]
         line = [label]
         if erases:
-            base = ROWS[found["baseline"]].label + ("" if found["baseline_at_matched_quality"] else ", whose quality is worse")
+            base = ROWS[found["baseline"]].label + _quality(found["baseline_at_matched_quality"])
             ratio = figure(erases["ratio"]) or "the baseline is at its floor"
             line += [base, f"{figure(found['row_similarity'])} to {figure(found['baseline_similarity'])}", ratio, erases["verdict"]]
             line[3] += f", by {found['by']}" if found["floor"] else ""
@@ -120,6 +121,10 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
         lines.append([*line, figure(keeps["fid_ratio"]), keeps["verdict"]])
     heads = ["", "best two-stage", "normalised similarity", "ratio", f"≤ {CLAIM_RATIO} × it?", "FID / distilled", f"≤ {FID_LIMIT}?"]
     return _table(heads, lines)
+
+
+def _quality(matched: bool | None) -> str:
+    return ", whose quality is worse" if matched is False else ""
 
 
 def _transfer(record: Mapping[str, Any]) -> str:
@@ -180,6 +185,10 @@ def _search(search: Sequence[Mapping[str, Any]]) -> str:
             lines.append([ROWS[row["row"]].label, marked, *cells])
     heads = ["", "candidate", *(f"{where}: {what}" for where in ("first concept", "mean of all") for what in SEARCHED.values())]
     return _table(heads, lines) or "Nothing is frozen yet."
+
+
+def _failed(failed: Sequence[Cell]) -> str:
+    return "\n".join(["## Failed cells\n", *(f"- {found['cell']}: {found['reason']}" for found in failed)]) if failed else ""
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -32,7 +32,7 @@ from edgesafe.data import Source, TextConditions, open_source
 from edgesafe.emoji import evaluate
 from edgesafe.emoji.judge import Judge
 from edgesafe.emoji.world import World
-from edgesafe.errors import EdgeSafeError
+from edgesafe.errors import EdgeSafeError, Stopped
 from edgesafe.machine import machine
 from edgesafe.metrics.frechet import frechet_distance
 from edgesafe.metrics.kernel import kernel_distance
@@ -134,7 +134,10 @@ class Study:
         if not (run / MANIFEST).is_file():
             layer = DISTIL | {"student": str(self.pruned(name)), "steps": c.iterations, "batch": c.batch, "seed": c.seed}
             settings = presets.resolve("full", [("benchmark", layer | {"checkpoint_every": 50, "preview_every": 10**6})])
-            trainer.train(settings, run, resume=(run / "metrics.jsonl").is_file(), console=self.console)
+            try:
+                trainer.train(settings, run, resume=(run / "metrics.jsonl").is_file(), console=self.console)
+            except Stopped as stopped:  # ends the benchmark, where any other error is the row's own
+                raise KeyboardInterrupt from stopped
         return run
 
     def exported(self, name: str) -> Path:

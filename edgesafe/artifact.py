@@ -76,7 +76,7 @@ def seal(folder: Path, manifest: Manifest, exclude: Sequence[str] = ("checkpoint
         name = path.relative_to(folder).as_posix()
         if not name.startswith((MANIFEST, *exclude)):
             _inside(folder, name)
-            _sync(path)
+            sync(path)
             files[name] = {"sha256": sha256(path), "size": path.stat().st_size}
     sealed = asdict(replace(manifest, files=files))
     if sealed["target"] is not None:
@@ -86,13 +86,13 @@ def seal(folder: Path, manifest: Manifest, exclude: Sequence[str] = ("checkpoint
     with NamingFullDisk(folder):
         try:
             part.write_text(text, encoding="utf-8")
-            _sync(part)
+            sync(part)
             for directory in sorted({(folder / name).parent for name in files}):
-                _sync(directory)
+                sync(directory)
             os.replace(part, folder / MANIFEST)
         finally:
             part.unlink(missing_ok=True)
-        _sync(folder)
+        sync(folder)
     return _parse(json.loads(text), folder)
 
 
@@ -161,7 +161,7 @@ def staged(out: Path, force: bool = False) -> Iterator[Path]:
             elif not swap.exchange(part, place):
                 os.rename(place, old)
                 os.rename(part, place)
-            _sync(place.parent)
+            sync(place.parent)
         finally:
             _settle(place, old)
             shutil.rmtree(part, ignore_errors=True)
@@ -212,7 +212,7 @@ def _lock(folder: Path, out: Path) -> int:
     return descriptor
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or a folder's list of names is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -68,7 +68,7 @@ class State:
 
     def gradients(self, optimizer: Optimizer, loss: Tensor, terms: Terms, retain: bool = False) -> Gradients:
         """The loss's gradients in the optimizer's weights, of all processes; `retain` keeps the graph for another loss that shares it."""
-        values = {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
+        values = {name: value.detach() for name, value in {**terms, "whole": loss}.items()}
         if not torch.isfinite(torch.stack(list(values.values()))).all():
             name, value = next((n, v) for n, v in values.items() if not torch.isfinite(v))
             raise NotFinite(f"step {self.step}: the {name} loss is {float(value)}")

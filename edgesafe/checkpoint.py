@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .artifact import sync
+
 
 def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
     """Write named groups of tensors (`{"unet": unet.state_dict(), ...}`) and JSON-able facts, atomically.
@@ -23,20 +25,11 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[s
     part = path.with_suffix(path.suffix + ".part")
     try:
         save_file(flat, part, metadata={"meta": json.dumps(meta)})
-        _sync(part)
+        sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until it is on the disk, or a power cut could leave the new name without its contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

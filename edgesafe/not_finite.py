@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import losses
 from .bilevel import State
+from .erasers import GradientEraser
 from .families import Conditions, call
 from .model import predictor
 from .problem import DistilAndErase
@@ -32,7 +33,7 @@ def _tensors(problem: DistilAndErase, state: State) -> Named:
         for name, weight in network.named_parameters():
             yield f"the student's weight {name}", weight
     yield from _lower(problem, state)
-    if problem.concepts and len(problem.pictures.anchors):
+    if isinstance(problem.settings.eraser, GradientEraser) and problem.pictures.anchors:
         yield from _upper(problem, state)
 
 

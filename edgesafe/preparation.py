@@ -225,6 +225,6 @@ def manifest(setup: Setup) -> artifact.Manifest:
 
 def _run_of(source: str | None, verify: bool = True) -> artifact.Manifest | None:
     """The manifest of a run that is named by its folder, or by the model in it."""
-    folder = Path(source) if source else Path()
+    folder = Path(source).expanduser() if source else Path()
     folder = folder.parent if folder.name == "model" else folder
     return artifact.read(folder, verify) if source and (folder / artifact.MANIFEST).is_file() else None

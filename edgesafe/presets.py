@@ -16,6 +16,7 @@ from .solvers import SOLVERS, Distil, Penalty, Solver, TwoStage
 CONCEPT_CAPTIONS = ("retarget", "mask", "keep")
 EARLIER = ("keep-erased", "ignore")
 PRECISIONS = ("fp32", "bf16")
+SEEDS = 2**32  # each picture that a teacher draws has a seed of its own, made from it, of 64 bits
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if getattr(self, f.name) < 0:
+            if not getattr(self, f.name) >= 0:
                 raise EdgeSafeError(f"weights.{f.name} {getattr(self, f.name)}: needs 0 or more")
         if self.denoise == self.output == self.feature == 0:
             raise EdgeSafeError("weights: denoise, output and feature are all 0, so there is nothing to distil")
@@ -87,9 +88,11 @@ class Settings:
         for name in ("batch", "erase_batch", "bank", "concept_bank", "checkpoint_every", "preview_every"):
             if getattr(self, name) < 1:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 1 or more")
-        for name in ("steps", "warmup", "replays", "seed", "weight_decay", "latent_cache_gib"):
-            if getattr(self, name) < 0:
+        for name in ("steps", "warmup", "replays", "weight_decay", "latent_cache_gib"):
+            if not getattr(self, name) >= 0:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs 0 or more")
+        if not 0 <= self.seed < SEEDS:
+            raise EdgeSafeError(f"seed {self.seed}: needs 0 to {SEEDS - 1}")
         for name in ("rate", "erase_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise EdgeSafeError(f"{name} {getattr(self, name)}: needs more than 0")
@@ -103,6 +106,8 @@ class Settings:
             raise EdgeSafeError(
                 f"--eraser {name} has no gradient to train with: leave --solver out, or set it after the solver: --set after.name={name}"
             )
+        if isinstance(self.solver, Distil) and self.erase is not None and not no_concept(self.erase) and not self.edits:
+            raise EdgeSafeError("--solver distil erases nothing. Give --erase none, another solver, or a closed-form eraser: --eraser uce")
         if self.steps == 0 and not closed:
             raise EdgeSafeError("--steps 0: nothing would be trained. Only a closed-form eraser, such as --eraser uce, can do without")
         if alone and not closed:
@@ -239,6 +244,8 @@ def resolve(preset: str | None, layers: Sequence[tuple[str, Mapping[str, Any]]])
             base.pop("erase", None)
     elif "prune" in asked:
         base = {key: value for key, value in base.items() if key not in ("student", "teacher")} | {"model": "emoji:teacher"}
+    if "student" not in (base if not own else asked):  # one that was just cut has no answers to hold on to
+        base["eraser"] = {key: value for key, value in base.get("eraser", {}).items() if key != "frozen"}
     values = overlay(to_dict(Settings()), base, f"preset {name}")
     for where, changes in layers:
         values = overlay(values, changes, where)
@@ -258,7 +265,8 @@ def resolve(preset: str | None, layers: Sequence[tuple[str, Mapping[str, Any]]])
 
 
 def no_concept(erase: str | None) -> bool:
-    return erase is not None and erase.strip().lower() in ("", "none")
+    """As `concepts.parse` reads it."""
+    return erase is not None and [item for part in erase.split(",") if (item := part.strip().lower())] in ([], ["none"])
 
 
 def _typed(value: Any, like: Any, key: str, where: str) -> Any:

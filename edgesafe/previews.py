@@ -21,7 +21,8 @@ def prompts(concepts: tuple[Concept, ...], source: Source) -> list[str]:
     if not concepts:
         return source.examples()[:SHOWN]
     each, step = SHOWN // 2 // len(concepts) or 1, -(-len(concepts) // MOST)
-    pairs = [c.pairs[i * len(c.pairs) // each] for c in concepts[::step] for i in range(min(each, len(c.pairs)))]
+    shown = ((c.pairs, min(each, len(c.pairs))) for c in concepts[::step])
+    pairs = [pairs[i * len(pairs) // n] for pairs, n in shown for i in range(n)]
     return [a for a, _ in pairs] + [b for _, b in pairs]
 
 

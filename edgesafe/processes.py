@@ -5,7 +5,8 @@ Every draw is of the whole batch, and each process takes its rows of it. With r_
     L = sum_b r_b l_b / R = sum over processes of (its rows' mean) (its rows' weight / R)
 
 so a process computes its part, `total` gives all of them L with the gradient of the own part, and `add` sums the gradients: what comes
-out is one process's up to rounding, masked rows and unequal shares included. Only the leading process writes.
+out is one process's up to rounding, masked rows and unequal shares included (but for the attacker of `adversarial`, which sees its own
+rows only). Only the leading process writes.
 (`accelerate launch --cpu` starts one process only, unless there is MPI; --multi_gpu starts two without any GPU. torchrun does as well.)
 """
 

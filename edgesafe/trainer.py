@@ -95,7 +95,9 @@ def train(settings: Settings, out: Path, resume: bool, console: Console) -> Path
         run = Run(setup, problem, _state(setup, team), out, accelerator, team, console)
         return _run(run)
     except KeyboardInterrupt as interrupt:
-        raise Stopped(f"Stopped at once; what came after the last checkpoint is lost. {GO_ON} {out}") from interrupt
+        begun = (out / "config.json").is_file()
+        rest = f"what came after the last checkpoint is lost. {GO_ON} {out}" if begun else "nothing was written"
+        raise Stopped(f"Stopped at once; {rest}") from interrupt
     finally:
         accelerator.end_training()
 

@@ -215,6 +215,9 @@ def test_a_file_of_ones_own(tmp_path: Path):
     path.write_text('["beer mug"]\nterms = ["beer mug", "pint"]\nanchor = "cat"\n[neon]\nkind = "style"\n')
     beer, neon = parse(f"{path}", WORLD)
     assert beer.retarget("a pint") == "a cat" and neon.anchor == "emoji"
+    path.write_text('["beer mug"]\nterms = ["beer mug", "pint"]\nanchor = "cat"\n')
+    for world in (WORLD, None):
+        assert parse(f"{path}", world, "dog")[0].retarget("a pint") == "a dog", "a flag wins"
 
 
 @pytest.mark.parametrize(
@@ -346,3 +349,9 @@ def test_previews_show_ten_concepts_above_their_anchors():
         assert concept.carried_by(prompt) and not concept.carried_by(without)
     assert len(previews.prompts(parse("neon", WORLD), None)) == previews.SHOWN
     assert len(previews.prompts(parse(", ".join(s.name for s in WORLD.subjects[:40]), WORLD), None)) <= 2 * previews.MOST
+
+
+def test_previews_of_few_prompts_show_each_once(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[zebra]\nprompts = ["a zebra", "a zebra in grass"]\n')
+    assert previews.prompts(parse(f"{path}", None), None) == ["a zebra", "a zebra in grass", "", "in grass"]

@@ -94,6 +94,14 @@ def test_folders_without_captions(net, tmp_path: Path, text: str | None, message
         open_source(str(tmp_path), net, 0, 2, 8, 0)
 
 
+def test_captions_that_are_not_utf_8(net, tmp_path: Path):
+    (tmp_path / "captions.txt").write_bytes("a red apple\na café".encode("latin-1"))
+    (tmp_path / "metadata.jsonl").write_bytes('{"file_name": "a.png", "text": "café"}'.encode("latin-1"))
+    for data, byte in ((tmp_path / "captions.txt", 17), (tmp_path, 35)):
+        with pytest.raises(EdgeSafeError, match=rf"--data .*: not UTF-8 \(byte {byte}\)"):
+            open_source(str(data), net, 0, 2, 2, 0)
+
+
 def test_unknown_data(net, tmp_path: Path):
     with pytest.raises(EdgeSafeError, match=r"needs 'emoji', a folder with metadata.jsonl, tar shards, hf:owner/name, or a .txt"):
         open_source(str(tmp_path / "nothing"), net, 0, 2, 8, 0)

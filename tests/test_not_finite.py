@@ -95,6 +95,13 @@ def test_the_first_bad_tensor_of_the_upper_level_is_named(broken):
     assert not_finite.first(problem, state) == "the frozen UNet's prediction at the concept prompts"
 
 
+def test_an_eraser_without_an_upper_level_has_no_tensors_there(broken):
+    problem, state = broken
+    problem.settings = presets.resolve("quick", [("test", {"batch": 2, "eraser": {"name": "uce"}})])
+    problem.frozen.conv_in.bias.data[0] = float("nan")
+    assert not_finite.first(problem, state) is None
+
+
 def test_weights_and_moments_are_checked_before_they_are_kept(broken):
     problem, state = broken
     lower_step(state, problem)

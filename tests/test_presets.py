@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from edgesafe import presets
+from edgesafe.concepts import parse
 from edgesafe.errors import EdgeSafeError
 from edgesafe.solvers import Distil, Penalty, TwoStage
 
@@ -71,6 +72,9 @@ def test_toml(tmp_path: Path):
         ({"steps": 0}, "nothing would be trained"),
         ({"batch": 0}, "needs 1 or more"),
         ({"rate": 0}, "needs more than 0"),
+        ({"weight_decay": float("nan")}, "weight_decay nan: needs 0 or more"),
+        ({"weights": {"denoise": float("nan")}}, "weights.denoise nan: needs 0 or more"),
+        ({"seed": 2**32}, "seed 4294967296: needs 0 to 4294967295"),
         ({"concept_captions": "drop"}, "known: retarget, mask, keep"),
         ({"precision": "fp16"}, "known: fp32, bf16"),
         ({"weights": {"denoise": 0, "output": 0, "feature": 0}}, "nothing to distil"),
@@ -84,6 +88,12 @@ def test_toml(tmp_path: Path):
 def test_messages(changes: dict, message: str):
     with pytest.raises(EdgeSafeError, match=message):
         resolve(**changes)
+
+
+@pytest.mark.parametrize("erase", ["none", "", " , ", "None,"])
+def test_no_concept_is_distilled_only(erase: str):
+    settings = resolve(erase=erase)
+    assert (settings.erase, type(settings.solver)) == ("none", Distil) and parse(erase, None) == ()
 
 
 def test_unknown_preset():

@@ -100,6 +100,12 @@ def test_a_run_may_be_named_by_the_model_in_it(erased: Path, tiny_sd1: Path):
     assert [c.name for c in setup(erased / "model", tiny_sd1, "beer").earlier] == ["neon"]
 
 
+def test_a_run_may_be_named_from_the_home_folder(erased: Path, tiny_sd1: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(erased.parent))
+    parts = setup(Path("~") / erased.name, tiny_sd1, "beer")
+    assert [c.name for c in parts.earlier] == ["neon"] and len(preparation.manifest(parts).steps) == 2
+
+
 def test_an_anchor_that_was_erased_before(erased: Path, tiny_sd1: Path):
     with pytest.raises(EdgeSafeError, match="'neon', which is to take the place of 'sepia', is 'neon', which is erased too"):
         setup(erased, tiny_sd1, "sepia", anchor="neon")

@@ -67,10 +67,11 @@ def test_a_run_on_an_image_folder(fixture: str, request: pytest.FixtureRequest, 
     assert student.prediction_type == model.load(request.getfixturevalue(fixture)).prediction_type
 
 
-@pytest.mark.parametrize("solver", ["penalty", "alternate", "two-stage", "distil"])
+@pytest.mark.parametrize("solver", ["penalty", "adaptive", "alternate", "two-stage", "distil"])
 def test_a_killed_run_goes_on_with_the_same_bits(solver: str, tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     steps = [a for a in SMALL if a not in ("--inner-steps", "1")] + ["--set=checkpoint_every=2", "--set=preview_every=4"]
     steps += ["--set=solver.inner_steps=1"] if solver in ("penalty", "alternate") else []
+    steps += ["--set=solver.inner_steps=2"] if solver == "adaptive" else []  # killed before the outer step
     args = ["--model", tiny_sd1, "--data", "emoji", "--erase", "none" if solver == "distil" else "neon", "--solver", solver, *steps]
     assert edgesafe(*args, "--out", tmp_path / "whole").exit_code == 0
     kept = trainer.save
@@ -110,6 +111,16 @@ def test_ctrl_c_ends_the_step_keeps_a_checkpoint_and_says_how_to_go_on(tiny_sd1:
     assert "Stopped at step 3 of 4, checkpoint kept" in result.output
     assert edgesafe("--resume", tmp_path / "run").exit_code == 0
     assert len(metrics(tmp_path / "run")) == 4
+
+
+def test_ctrl_c_before_anything_is_written_promises_nothing(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparation, "set_up", interrupted)
+    result = edgesafe("--model", tiny_sd1, "--data", "emoji", "--erase", "neon", *SMALL, "--out", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "nothing was written" in result.output and "--resume" not in result.output
 
 
 def test_nan_stops_with_step_and_tensor_and_keeps_the_last_good_checkpoint(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -301,7 +312,8 @@ def test_folders_in_the_way(tiny_sd1: Path, tmp_path: Path):
     assert taken.exit_code == 2 and "exists. Give another --out" in taken.output
     assert (tmp_path / "kept.txt").read_text() == "mine"
     assert "not a run of edgesafe train" in edgesafe("--resume", tmp_path).output
-    assert "leave out --steps" in edgesafe("--resume", tmp_path, "--steps", 3).output
+    for flag, value in (("--steps", 3), ("--seed", 0), ("--lambda", 0), ("--set", "steps=3")):
+        assert f"leave out {flag}\n" in edgesafe("--resume", tmp_path, flag, value).output
 
 
 def test_students_that_cannot_learn_from_the_teacher(tiny_sd1: Path, tiny_sd2: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ..concepts import groups, ready
 
@@ -64,9 +65,10 @@ def train(**flags) -> None:
     leads = os.environ.get("RANK", "0") == "0"  # of several processes; the others say nothing
     console, resumed = Console(quiet=not leads), flags["resume"]
     if resumed:
-        others = [name for name, value in flags.items() if name != "resume" and value not in (None, (), False)]
-        if others:
-            raise EdgeSafeError(f"--resume goes on with the settings of {resumed}: leave out --{others[0].rstrip('_').replace('_', '-')}")
+        context = click.get_current_context()
+        said = [p for p in context.command.params if context.get_parameter_source(p.name) is ParameterSource.COMMANDLINE]
+        if others := [p.opts[0] for p in said if p.name != "resume"]:
+            raise EdgeSafeError(f"--resume goes on with the settings of {resumed}: leave out {others[0]}")
         settings, out = _settings_of(resumed), resumed
     else:
         settings = presets.resolve(flags["preset"], _layers(flags))

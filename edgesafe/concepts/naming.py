@@ -123,8 +123,11 @@ def _in_world(item: str, world: "World", anchor: str | None) -> list[Concept]:
 
 
 def _from_row(row: Concept, world: "World", anchor: str | None) -> Concept:
-    """A user's row: a style or subject of the world, with the row's anchor and its other words."""
-    (found,) = _in_world(row.name, world, row.anchor or anchor)
+    """A user's row: a style or subject of the world, with the row's anchor, where --anchor names no other, and its other words.
+
+    The prompts are the world's.
+    """
+    (found,) = _in_world(row.name, world, row.anchor or None if anchor is None else anchor)
     if found.kind != row.kind:
         raise EdgeSafeError(f"{row.name!r} is called an {row.kind}; in the emoji world it is a {found.kind}".replace("an style", "a style"))
     return with_prompts(found.name, found.kind, (*found.terms, *row.terms), found.anchor, [prompt for prompt, _ in found.pairs])

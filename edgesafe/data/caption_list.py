@@ -8,7 +8,7 @@ import torch
 from .. import checkpoint, model, sampling
 from ..errors import EdgeSafeError
 from ..model import TextToImage, predictor
-from .source import Batch, Pictures, Show, generator
+from .source import Batch, Pictures, Show, generator, read_text
 
 DRAW_BATCH = 16  # pictures drawn at once
 
@@ -53,7 +53,7 @@ def drawn_by(net: TextToImage, prompts: list[str], seed: int, path: Path, show: 
 
 
 def read_captions(path: Path) -> list[str]:
-    captions = [text for line in path.read_text(encoding="utf-8").splitlines() if (text := line.strip())]
+    captions = [text for line in read_text(path).splitlines() if (text := line.strip())]
     if not captions:
         raise EdgeSafeError(f"--data {path}: empty; write one caption a line")
     return captions

@@ -126,6 +126,8 @@ def _first_line(error: BaseException) -> str:
 def parse(data: str) -> HubDataset:
     """`hf:SOURCE?key=value&...`"""
     source, _, query = data.removeprefix("hf:").partition("?")
+    if not source:
+        raise EdgeSafeError(f"--data {data}: no dataset after the colon; write hf:owner/name, or hf: and a folder")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := [key for key in options if key not in OPTIONS]:
         raise EdgeSafeError(f"--data {data}: unknown option {unknown[0]!r}; known: {', '.join(OPTIONS)}")

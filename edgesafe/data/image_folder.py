@@ -12,7 +12,7 @@ from ..errors import EdgeSafeError
 from ..model import TextToImage
 from .latents import RUN, Keep, LatentCache, Moments
 from .picture import AT_ONCE, WORKERS, encode_pixels, read_picture, unreadable
-from .source import Batch, Pictures, Show, generator
+from .source import Batch, Pictures, Show, generator, read_text
 
 
 @dataclass
@@ -103,7 +103,7 @@ def read_metadata(folder: Path) -> list[tuple[Path, str]]:
         example = '{"file_name": "1.png", "text": "a red apple"}'
         raise EdgeSafeError(f"--data {folder}: no metadata.jsonl, so no captions. Write it with one line a picture: {example}")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from ..errors import EdgeSafeError
+
 Show = Callable[[Sequence, str], Iterable]  # a progress bar around a sequence
 CACHE_BYTES = 2**31  # of encoded pictures and of text states
 
@@ -24,6 +26,14 @@ def generator(seed: int, *purpose: object) -> Generator:
     """A CPU generator of its own for each purpose: equal on every device, independent of what ran before."""
     digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def read_text(path: Path) -> str:
+    """Raises: EdgeSafeError where it is not UTF-8, which captions are to be."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise EdgeSafeError(f"--data {path}: not UTF-8 (byte {error.start}). Save it in UTF-8") from error
 
 
 @dataclass(frozen=True)

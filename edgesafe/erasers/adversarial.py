@@ -39,12 +39,12 @@ class Adversarial(ESD):
             raise EdgeSafeError(f"eraser.share {self.share}: needs 0 to 1")
 
     def loss(self, student: Predict, frozen: Predict, batch: ErasingBatch) -> Tensor:
-        moved = round(self.share * len(batch.noisy))  # the first rows: a batch is drawn in no order
-        delta = self.attack(student, frozen, first(batch, moved)) if moved and self.radius and self.attack_steps else None
+        moved = spread(round(self.share * len(batch.noisy)), len(batch.noisy))
+        delta = self.attack(student, frozen, of_rows(batch, moved)) if len(moved) and self.radius and self.attack_steps else None
 
         def attacked(noisy: Tensor, timesteps: Tensor, states: Tensor, *others: Tensor) -> Tensor:
             if delta is not None:
-                states = torch.cat([states[:moved] + delta.to(states.dtype), states[moved:]])
+                states = states.index_add(0, moved.to(states.device), delta.to(states.dtype).expand(len(moved), -1, -1))
             return student(noisy, timesteps, states, *others)
 
         return super().loss(attacked, frozen, batch)
@@ -67,10 +67,14 @@ class Adversarial(ESD):
         return delta
 
 
-def first(batch: ErasingBatch, n: int) -> ErasingBatch:
-    """The first n rows."""
-    given = {name: tuple(column[:n] for column in getattr(batch, name)) for name in ("concept", "anchor", "empty")}
-    return replace(batch, noisy=batch.noisy[:n], timesteps=batch.timesteps[:n], **given)
+def spread(n: int, rows: int) -> Tensor:
+    """(n,) places, evenly: a batch lists its concepts one after the other, and each is to be attacked."""
+    return torch.arange(n) * rows // max(n, 1)
+
+
+def of_rows(batch: ErasingBatch, rows: Tensor) -> ErasingBatch:
+    given = {name: tuple(column[rows] for column in getattr(batch, name)) for name in ("concept", "anchor", "empty")}
+    return replace(batch, noisy=batch.noisy[rows], timesteps=batch.timesteps[rows], **given)
 
 
 def norm(states: Tensor) -> Tensor:

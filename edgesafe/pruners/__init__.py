@@ -14,6 +14,7 @@ from ..model import TextToImage
 from .aptp import APTP
 from .bk_sdm import BKSDM
 from .cost import cost, solve
+from .inner_widths import InnerWidths
 from .none import NoPruning
 from .pruned import Calibration, Pruned
 from .units import groups
@@ -41,7 +42,7 @@ def named(name: str) -> Pruner:
 
 def check_target(pruner: Pruner, teacher: TextToImage) -> None:
     """Raises: EdgeSafeError for a target that no choice of units reaches."""
-    if not isinstance(pruner, Width | APTP):
+    if not isinstance(pruner, InnerWidths):
         return
     of, share = pruner.target
     found = groups(teacher.unet)

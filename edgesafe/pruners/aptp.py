@@ -31,40 +31,32 @@ from ..errors import EdgeSafeError
 from ..families import call
 from . import plan
 from .cost import Cost, cost, solve
+from .inner_widths import InnerWidths
 from .none import NoPruning
 from .pruned import Calibration, Pruned
 from .units import Group, groups, slices
-from .width import Width, cut
+from .width import cut
 
 
 @dataclass(frozen=True)
-class APTP:
-    macs: float = 0.0  # share of the teacher's UNet that stays; 0: not the target
-    params: float = 0.0
+class APTP(InnerWidths):
     steps: int = 200
     batch: int = 16  # pictures a step, at most; half a second a step of the emoji teacher on one core
     rate: float = 0.1  # Adam
     temperature: float = 0.4  # tau, theirs too
     resource: float = 2.0  # w, as in the authors' configuration
     start: float = 3.0  # theta at the beginning: gates open with probability sigmoid(3) = 0.95
-    multiple: int = 1  # widths that stay are multiples of so many channels
 
-    calibrates: ClassVar[bool] = True  # needs a Calibration
+    name: ClassVar[str] = "aptp"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "multiple"):
+        super().__post_init__()
+        for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise EdgeSafeError(f"aptp.{name} {getattr(self, name)}: needs 1 or more")
         for name in ("rate", "temperature", "resource"):
             if not getattr(self, name) > 0:
                 raise EdgeSafeError(f"aptp.{name} {getattr(self, name)}: needs more than 0")
-
-    @property
-    def target(self) -> tuple[str, float]:
-        """("macs" | "params", share)"""
-        if (self.macs > 0) == (self.params > 0):
-            raise EdgeSafeError("--prune aptp needs one target: the share of the UNet that stays, as --macs 0.5 or --params 0.5")
-        return ("macs", self.macs) if self.macs > 0 else ("params", self.params)
 
     def prune(self, teacher: UNet2DConditionModel, calibration: Calibration | None = None) -> Pruned:
         if calibration is None:
@@ -79,12 +71,6 @@ class APTP:
         keep = solve(found, gates.scores(), spent, share, of, self.multiple)
         plan.show(calibration.console, net, partial(cut, keep=keep), "aptp")
         return cut(teacher, keep)
-
-    def features(self, student: dict[str, Any]) -> dict[str, str]:
-        return NoPruning().features(student)
-
-    def made(self, student: dict[str, Any], teacher: dict[str, Any]) -> bool:
-        return Width().made(student, teacher)
 
     def learn(self, gates: "Gates", unet: UNet2DConditionModel, calibration: Calibration, share: float) -> None:
         optimizer = torch.optim.Adam([gates.theta], self.rate)

@@ -9,7 +9,7 @@ feature KD compares them as they are. Every weight that stays is the teacher's o
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,8 +19,9 @@ from .. import pruned_unet  # the module, not the class: it imports units.py its
 from ..errors import EdgeSafeError
 from . import plan
 from .cost import cost, solve
+from .inner_widths import InnerWidths
 from .none import NoPruning
-from .pruned import Calibration, Pruned, same_shape
+from .pruned import Calibration, Pruned
 from .scores import SCORES
 from .units import groups, places, slices
 
@@ -28,34 +29,21 @@ RANKS = ("score", "global", "group")
 
 
 @dataclass(frozen=True)
-class Width:
+class Width(InnerWidths):
     score: str = "taylor"  # "taylor" | "taylor-gate" | "spdm" | "magnitude"
-    macs: float = 0.0  # share of the teacher's UNet that stays; 0: not the target
-    params: float = 0.0
     rank: str = "score"  # "global": scores as they are; "group": every group loses the same share; "score": as the score has it
-    multiple: int = 1  # widths stay multiples of so many channels where they are
     pictures: int = 256  # that the score taylor looks at
 
-    calibrates: ClassVar[bool] = True  # needs a Calibration
+    name: ClassVar[str] = "width"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.score not in SCORES:
             raise EdgeSafeError(f"--score {self.score!r} is unknown; known: {', '.join(SCORES)}")
         if self.rank not in RANKS:
             raise EdgeSafeError(f"width.rank {self.rank!r} is unknown; known: {', '.join(RANKS)}")
-        for name in ("macs", "params"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise EdgeSafeError(f"--{name} {getattr(self, name)}: needs a share of the UNet, more than 0 and up to 1, such as 0.5")
-        for name in ("multiple", "pictures"):
-            if getattr(self, name) < 1:
-                raise EdgeSafeError(f"width.{name} {getattr(self, name)}: needs 1 or more")
-
-    @property
-    def target(self) -> tuple[str, float]:
-        """("macs" | "params", share)"""
-        if (self.macs > 0) == (self.params > 0):
-            raise EdgeSafeError("--prune width needs one target: the share of the UNet that stays, as --macs 0.5 or --params 0.5")
-        return ("macs", self.macs) if self.macs > 0 else ("params", self.params)
+        if self.pictures < 1:
+            raise EdgeSafeError(f"width.pictures {self.pictures}: needs 1 or more")
 
     def prune(self, teacher: UNet2DConditionModel, calibration: Calibration | None = None) -> Pruned:
         if calibration is None:
@@ -69,12 +57,6 @@ class Width:
         keep = solve(found, scored, spent, share, of, self.multiple)
         plan.show(calibration.console, net, partial(cut, keep=keep), "width")
         return cut(teacher, keep)
-
-    def features(self, student: dict[str, Any]) -> dict[str, str]:
-        return NoPruning().features(student)
-
-    def made(self, student: dict[str, Any], teacher: dict[str, Any]) -> bool:
-        return bool(student.get("widths")) and same_shape(student, teacher)
 
 
 def standing(scores: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from torch import Tensor
 from ..bilevel import Gradients, Problem, Record, State, lower_step, record
 from ..errors import EdgeSafeError
 
+TINY = 1e-30  # in the place of a loss of 0: a batch of masked rows, or a student that answers as its teacher does
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -61,7 +63,7 @@ class Adaptive:
         u = state.gradients(state.outer, upper, erasing)
         now = state.memory["before"] - float(lower.detach())
         gap = self.smoothing * state.memory.get("gap", now) + (1 - self.smoothing) * now
-        share = min(1.0, max(0.0, gap / (self.tolerance * float(lower.detach()))))
+        share = min(1.0, max(0.0, gap / max(self.tolerance * float(lower.detach()), TINY)))
         lambda_ = barrier(u, q, self.eta * share)
         both = [a if b is None else b * lambda_ if a is None else a + lambda_ * b for a, b in zip(u, q, strict=True)]
         state.move(state.theta, state.outer, both)
@@ -75,5 +77,5 @@ def barrier(u: Gradients, q: Gradients, cosine: float) -> Tensor:
     uu, qq = (torch.stack([g.square().sum() for g in side if g is not None]).sum() for side in (u, q))
     uq = torch.stack([(a * b).sum() for a, b in zip(u, q, strict=True) if a is not None and b is not None]).sum()
     if not uu * qq > 0:
-        return torch.zeros(())
+        return torch.zeros_like(uu)  # on its device
     return (uu / qq).sqrt() * (cosine - uq / (uu * qq).sqrt()).clamp(min=0)

@@ -11,11 +11,24 @@ import torch
 from PIL import Image
 
 from edgesafe import checkpoint, presets
-from edgesafe.benchmarks import paper, paper_figure, paper_plan, paper_record, paper_runs, paper_scores, paper_table, questions
+from edgesafe.benchmarks import (
+    paper,
+    paper_figure,
+    paper_models,
+    paper_plan,
+    paper_record,
+    paper_runs,
+    paper_scores,
+    paper_search,
+    paper_table,
+    questions,
+)  # fmt: skip
 from edgesafe.benchmarks.gallery import Drawing
-from edgesafe.benchmarks.paper_plan import BASES, ROWS, TEST, TUNING, N, Sizes
+from edgesafe.benchmarks.paper_cells import ANCHOR
+from edgesafe.benchmarks.paper_models import Cell, Config
+from edgesafe.benchmarks.paper_plan import BASES, DRAWN, ROWS, TEST, TUNING, N, Sizes
 from edgesafe.benchmarks.paper_questions import ask, topic_concepts
-from edgesafe.benchmarks.paper_runs import ANCHOR, Cell, Config, Study, missing
+from edgesafe.benchmarks.paper_runs import Study, missing
 from edgesafe.benchmarks.paper_scores import Figure, Seen, Yardstick, average, combine, resamples, share
 from edgesafe.concepts import carriers
 from edgesafe.emoji import judge
@@ -36,7 +49,7 @@ def seen(vectors: list[list[float]], concept: list[float], shown: list[bool], br
 
 def yardstick(distilled: Seen, anchor: Seen) -> Yardstick:
     asked = {"concept": ask(TUNING[0], replace(TINY, concept=len(distilled.shown)))["concept"]}
-    return Yardstick("toy", asked, {"concept": distilled, "anchor": anchor}, {"concept": distilled.embedding[None]})
+    return Yardstick(asked, {"concept": distilled, "anchor": anchor}, {"concept": distilled.embedding[None]})
 
 
 # Figures
@@ -70,24 +83,52 @@ def test_the_distilled_model_and_the_anchor_are_the_ends_of_the_scale():
     assert paper_scores.erased(yard, distilled)["cp"].value == 0.0
 
 
+def prompts(n: int, of: str = "prompt") -> list[str]:
+    return [f"{of} {i}" for i in range(n)]
+
+
 def test_bootstrap_of_a_mean_has_the_standard_error_of_theory():
     values = torch.randn(400, generator=torch.Generator().manual_seed(1))
-    low, high = share(values, resamples(range(400), "toy")).interval
+    low, high = share(values, resamples(prompts(400))).interval
     assert (high - low) / 2 == pytest.approx(1.96 * float(values.std(correction=0)) / 20, rel=0.06)
 
 
 def test_bootstrap_draws_whole_prompts():
     """Four pictures of each of 25 prompts, alike: as wide as 25 pictures."""
     values = torch.randn(25, generator=torch.Generator().manual_seed(2))
-    pictures = resamples([i // 4 for i in range(100)], "toy")
-    assert np.allclose(pictures.sum(1), 100)
-    wide, narrow = share(values.repeat_interleave(4), pictures), share(values, resamples(range(25), "toy"))
+    pictures = resamples([prompt for prompt in prompts(25) for _ in range(4)])
+    assert pictures.sum(1).mean() == pytest.approx(100, rel=0.02)
+    wide, narrow = share(values.repeat_interleave(4), pictures), share(values, resamples(prompts(25)))
     assert wide.interval == pytest.approx(narrow.interval, abs=1e-9)
+
+
+def test_topics_that_ask_the_same_prompts_tell_no_more_than_one():
+    """A mean over two topics of the same prompts and pictures is as wide as one of them; of others, 1 / sqrt 2 as wide."""
+    values, other = torch.randn(2, 200, generator=torch.Generator().manual_seed(4))
+    one = share(values, resamples(prompts(200)))
+    same, apart = (average([one, figure]) for figure in (one, share(other / other.std() * values.std(), resamples(prompts(200, "other")))))
+    width, *widths = (high - low for low, high in (figure.interval for figure in (one, same, apart)))
+    assert widths == [pytest.approx(width), pytest.approx(width / math.sqrt(2), rel=0.1)]
+
+
+def test_what_is_kept_is_the_same_prompt_in_most_topics_so_their_draws_are_shared():
+    sketch, mosaic = (ask(topic, DRAWN["test"]) for topic in TEST[:2])
+    assert {q.origin for q in sketch["rest"]} == {q.origin for q in mosaic["rest"]}
+    a, b = (Yardstick(asked, {}, {}) for asked in (sketch, {"rest": mosaic["rest"][::-1]}))
+    assert np.array_equal(a.times("rest").sum(1), b.times("rest").sum(1))
+    assert len(np.unique(a.times("rest").sum(1))) > 10
+
+
+def test_a_draw_without_pictures_is_left_out():
+    row, real = torch.randn(3, 4), torch.randn(9, 4)
+    times = np.array([[1.0, 1, 1], [0, 0, 0], [1, 0, 0], [2, 1, 0]])
+    for found in (share(torch.ones(3), times), paper_scores.fid(row, real, times), paper_scores.kid(row, real, times)):
+        assert math.isnan(found.draws[1]) and np.isfinite(found.interval).all()
 
 
 def test_differences_of_two_rows_are_paired():
     a = torch.randn(50, generator=torch.Generator().manual_seed(3))
-    times = resamples(range(50), "toy")
+    times = resamples(prompts(50))
     difference = combine(lambda x, y: x - y, share(a + 1, times), share(a, times))
     assert difference.interval == pytest.approx((1.0, 1.0), abs=1e-6)
 
@@ -115,7 +156,7 @@ def test_kid_draws_leave_out_pairs_of_copies():
 
 def test_fid_draws_have_the_estimate_as_their_median():
     row, real = (torch.randn(60, 4, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
-    found = paper_scores.fid(row, real, resamples(range(60), "toy"))
+    found = paper_scores.fid(row, real, resamples(prompts(60)))
     assert found.value == pytest.approx(frechet_distance(row, real))
     assert np.median(found.draws) == pytest.approx(found.value)
     assert found.interval[0] < found.value < found.interval[1]
@@ -216,21 +257,17 @@ def test_a_prompt_has_one_seed_in_all_topics_so_that_its_picture_is_shared():
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two erased rows, two topics of each kind."""
     rows = {key: row for key, row in ROWS.items() if row.kind == "reference" or key in ("esd", "penalty")}
-    for module in (paper_runs, paper_record, paper_table):
-        monkeypatch.setattr(module, "ROWS", rows)
-    monkeypatch.setattr(paper, "ROWS", rows)
-    monkeypatch.setattr("edgesafe.benchmarks.paper_figure.ROWS", rows)
-    for module in (paper_runs, paper_record):
-        monkeypatch.setattr(module, "TUNING", TUNING[:2])
-        monkeypatch.setattr(module, "TEST", TEST[:2])
-    monkeypatch.setattr("edgesafe.benchmarks.paper_figure.TEST", TEST[:2])
+    known = {"ROWS": rows, "TUNING": TUNING[:2], "TEST": TEST[:2]}
+    for module in (paper, paper_models, paper_search, paper_runs, paper_record, paper_table, paper_figure):
+        for name in known.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, known[name])
 
 
 def study_at(work: Path) -> Study:
     return Study(Config(work, drawn=dict.fromkeys(("tuning", "test", "captions"), TINY), drawing=FEW))
 
 
-def store(study: Study, cell: Cell, similarity: float, kept: float = 1.0) -> None:
+def store(study: Study, cell: Cell, similarity: float, kept: float = 1.0, broken: bool = False) -> None:
     """What `make` would have written of a model whose pictures of the concept have this floor-normalised similarity."""
     groups = {}
     asked = dict(study.asked(cell.topic, cell.stage)) | ({ANCHOR: study.asked(cell.topic, cell.stage)["concept"]})
@@ -241,12 +278,12 @@ def store(study: Study, cell: Cell, similarity: float, kept: float = 1.0) -> Non
         noise[:, 0] += cosine
         noise[:, 1] += math.sqrt(1 - cosine**2)
         right = torch.arange(n) < round(kept * n)
-        dead = torch.zeros(n, dtype=torch.bool)
+        dead = torch.full((n,), broken and name == "concept")
         shown = torch.full((n,), name == "concept" and similarity > 0.5)
         noise = torch.cat([noise, torch.zeros(n, judge.EMBEDDING - d)], 1)
         groups[name] = Seen(noise, torch.full((n,), similarity), right.float(), shown, right, right.clone(), dead).tensors()
     facts = {"id": cell.id, "key": study.key(cell), "status": "measured", "reason": None, "at": 0.0}
-    checkpoint.save(study._file(cell), groups, facts)
+    checkpoint.save(study.file(cell), groups, facts)
 
 
 def tune(study: Study, similarities: dict[str, list[float]]) -> None:
@@ -338,6 +375,42 @@ def test_at_the_floor_the_harder_probes_decide(tmp_path: Path, short: None):
     assert claim["erases"]["verdict"] == "not met"
 
 
+def test_a_row_that_meets_the_claim_with_broken_pictures_is_told(tmp_path: Path, short: None):
+    study = study_at(tmp_path)
+    tune(study, {"esd": [0.9, 0.3, 0.5, 0.7], "penalty": [0.2, 0.3, 0.5, 0.7]})
+    study.freeze()
+    for cell in study.cells("test"):
+        store(study, cell, {"esd": 0.6, "penalty": 0.3}.get(cell.row, 1.0), broken=cell.row == "penalty")
+    record = paper_record.record(study)
+    (claim,) = record["claims"]
+    assert (claim["erases"]["verdict"], claim["row_at_matched_quality"], claim["baseline_at_matched_quality"]) == ("met", False, True)
+    assert "| penalty (the paper), whose quality is worse | distilled + ESD | " in paper_table.markdown(record)
+
+
+def test_failed_cells_of_every_stage_are_listed(tmp_path: Path, short: None):
+    study = study_at(tmp_path)
+    tune(study, {"esd": [0.9, 0.3, 0.5, 0.7], "penalty": [0.2, 0.3, 0.5, 0.7]})
+    study.freeze()
+    assert paper_record.record(study)["failed"] == []
+    assert "Failed" not in paper_table.markdown(paper_record.record(study))
+    name = next(iter(ROWS["esd"].candidates))
+    chosen = study.frozen["esd"]["candidate"]
+    cells = [
+        Cell("tuning", "esd", TUNING[0], name),
+        Cell("tuning", "distilled", TUNING[1]),
+        Cell("captions", "penalty", TUNING[0], study.frozen["penalty"]["candidate"], "mask"),
+        Cell("test", "esd", TEST[0], chosen),
+        Cell("harder", "esd", TEST[1], chosen, probe="textual-inversion"),
+    ]
+    for cell in cells:
+        facts = {"id": cell.id, "key": study.key(cell), "status": "failed", "reason": "no memory left", "at": 0.0}
+        checkpoint.save(study.file(cell), {}, facts)
+    record = paper_record.record(study)
+    assert {found["cell"] for found in record["failed"]} == {cell.id for cell in cells}
+    text = paper_table.markdown(record)
+    assert all(f"- {cell.id}: no memory left" in text for cell in cells)
+
+
 def test_the_table_is_written_before_anything_is_measured(tmp_path: Path):
     study = study_at(tmp_path)
     assert [path.name for path in paper.publish(study, tmp_path / "out")] == ["paper.json", "paper.md"]
@@ -364,10 +437,10 @@ def test_a_finished_cell_is_not_made_again_and_a_failed_one_is(tmp_path: Path, s
     again.run("test", said.append)
     assert again.measured(cell)
     assert again.measured(other)
-    written = again._file(cell).stat().st_mtime_ns
+    written = again.file(cell).stat().st_mtime_ns
     again.run("test", said.append)
     assert len(said) == 4
-    assert again._file(cell).stat().st_mtime_ns == written
+    assert again.file(cell).stat().st_mtime_ns == written
 
     sheet = paper_figure.contact(again, tmp_path / "sheet.png")
     assert sheet is not None
@@ -389,7 +462,7 @@ def test_a_model_is_trained_once_and_a_stopped_one_goes_on(tmp_path: Path, monke
     study = Study(replace(study_at(tmp_path).config, shrink=small))
     training = study.training(Cell("tuning", "esd", TUNING[0], "original, 2.5e-4"))
     assert training is not None and training.start is not None
-    stopped = study._folder(training)
+    stopped = study.folder(training)
     stopped.mkdir(parents=True)
     (stopped / "rest of a start that was killed").touch()
     place = study.place(training)
@@ -400,4 +473,4 @@ def test_a_model_is_trained_once_and_a_stopped_one_goes_on(tmp_path: Path, monke
     assert Study(study.config).place(training) == place
     assert (place / "manifest.json").stat().st_mtime_ns == written
     other = replace(training, layer={**training.layer, "erase_rate": 2e-3})
-    assert study._folder(other) != place
+    assert study.folder(other) != place

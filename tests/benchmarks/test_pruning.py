@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from edgesafe.benchmarks import pruning
-from edgesafe.errors import EdgeSafeError
+from edgesafe.errors import EdgeSafeError, Stopped
 from edgesafe.metrics.wilson import Rate
 from edgesafe.pruners import PRUNERS
 from edgesafe.pruners.scores import SCORES
@@ -84,6 +84,17 @@ def test_what_was_measured_is_not_measured_again(measured: list[str], tmp_path: 
     measured.clear()
     run(tmp_path, "--parts", "latency", "--force")
     assert measured == ["latency of teacher", "latency of aptp"]
+
+
+def test_a_stopped_distillation_stops_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def stopped(*_given: object, **_options: object) -> None:
+        raise Stopped("Stopped at step 3 of 150")
+
+    monkeypatch.setattr(pruning.trainer, "train", stopped)
+    monkeypatch.setattr(pruning.Study, "quality", lambda self, source: {"rates": RATES, "fid": 1.0, "kid": 0.1})
+    monkeypatch.setattr(pruning.Study, "pruned", lambda self, name: "emoji:student")
+    assert run(tmp_path, "--parts", "quality").exit_code == 1
+    assert list(json.loads((tmp_path / "pruning.json").read_text())["rows"]["aptp"]) == ["pruned"]
 
 
 def test_the_table(measured: list[str], tmp_path: Path):

@@ -126,6 +126,8 @@ def test_datasets_that_cannot_be_opened(tmp_path: Path):
         captions(f"hf:{tmp_path / 'nothing'}")
     with pytest.raises(EdgeSafeError, match="hf:nobody/nothing: datasets cannot open it"):
         captions("hf:nobody/nothing")
+    with pytest.raises(EdgeSafeError, match="--data hf:.split=train: no dataset after the colon"):
+        captions("hf:?split=train")
 
 
 def test_a_dataset_that_changed_is_refused(net, tmp_path: Path):

@@ -160,3 +160,7 @@ def test_messages(calibration: Calibration):
         APTP(macs=0.01).prune(unet, calibration)
     with pytest.raises(EdgeSafeError, match=r"aptp\.temperature 0: needs more than 0"):
         APTP(temperature=0)
+    with pytest.raises(EdgeSafeError, match=r"--macs 1\.5: needs a share of the UNet"):
+        APTP(macs=1.5)
+    with pytest.raises(EdgeSafeError, match=r"aptp\.multiple 0: needs 1 or more"):
+        APTP(multiple=0)

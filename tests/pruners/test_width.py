@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,8 +209,6 @@ def test_ranked_within_groups_every_group_loses_the_same_share(calibration: Cali
 
 
 def test_batches_hold_as_many_pictures_as_asked(calibration: Calibration) -> None:
-    from dataclasses import replace
-
     sizes = [len(batch.captions) for batch in replace(calibration, pictures=10).batches()]
     assert sizes == [4, 4, 2]
 
@@ -327,3 +326,13 @@ def test_width_without_data_is_refused() -> None:
 def test_pruners_that_calibrate_have_a_table_and_the_others_have_none() -> None:
     assert {name for name, pruner in PRUNERS.items() if pruner.calibrates} == set(PRUNERS) & set(presets.METHODS)
     assert named("width") == Width()
+
+
+@pytest.mark.parametrize("key", [key for key, pruner in PRUNERS.items() if pruner.calibrates])
+def test_every_pruner_of_inner_widths_calls_itself_as_the_registry_does(key: str) -> None:
+    with pytest.raises(EdgeSafeError, match=f"^--prune {key} needs one target"):
+        _ = named(key).target
+    for of in ("macs", "params"):
+        assert replace(named(key), **{of: 0.5}).target == (of, 0.5)
+        with pytest.raises(EdgeSafeError, match=f"^--{of} -0.5: needs a share"):
+            replace(named(key), **{of: -0.5})

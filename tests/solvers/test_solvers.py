@@ -121,6 +121,21 @@ def test_adaptive_measures_the_gap_of_the_inner_loop_on_the_outer_batch():
     assert records[-1].values["gap"] == pytest.approx(before - after, rel=1e-4)
 
 
+def test_adaptive_on_batches_without_any_loss():
+    class Nothing(Quadratic):  # every row masked, or a student that answers as its teacher
+        def lower(self, network, batch):
+            loss = 0 * network.weight.sum()
+            return loss, {"fit": loss.detach()}
+
+        def upper(self, network, batch):
+            return Quadratic.lower(self, network, batch)
+
+    s = state(False, 0.1)
+    records = list(Adaptive(inner_steps=1).solve(s, Nothing(), 400))
+    assert {r.values["lambda"] for r in records if r.level == "outer"} == {0.0}
+    torch.testing.assert_close(s.theta.weight[0].detach(), B)
+
+
 def test_alternate_is_the_published_rhythm():
     _, _, records = run(Alternate(), 20)
     assert [r.step for r in records if r.level == "outer"] == [10, 20]
