@@ -1,9 +1,12 @@
-"""A cell of a report that cannot be measured is shown as failed, with its reason; it is never left out and never stops the others."""
+"""A cell of a report that cannot be measured is shown as failed, with its reason; it is never left out and never stops the others.
+
+One that the user stops is not failed: it is made when the report is made again.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-from edgesafe.errors import EdgeSafeError, is_full_disk
+from edgesafe.errors import EdgeSafeError, Stopped, is_full_disk
 
 CAUGHT = (EdgeSafeError, OSError, RuntimeError, MemoryError)  # torch raises RuntimeError; anything else is a bug and must be seen
 
@@ -13,6 +16,6 @@ def attempt(measure: Callable[[], dict[str, Any]], **facts: Any) -> dict[str, An
     try:
         return {**facts, "status": "measured", "reason": None, **measure()}
     except CAUGHT as error:
-        if is_full_disk(error):
+        if isinstance(error, Stopped) or is_full_disk(error):
             raise
         return {**facts, "status": "failed", "reason": str(error).strip() or type(error).__name__}

@@ -30,6 +30,7 @@ from edgesafe.errors import EdgeSafeError
 from edgesafe.metrics.spread import paired, summary
 
 from .cells import attempt
+from .parts import asked
 from .turns import Player, in_turn
 
 PARTS = ("emoji", "emoji-int8", "sd", "sd-int8", "profile")
@@ -190,9 +191,7 @@ def main(parts: str, size: str, threads: int, pairs: int, limit_s: float, out: P
 
     from .random_pipeline import SIZES
 
-    chosen = [part.strip() for part in parts.split(",") if part.strip()]
-    if unknown := [part for part in chosen if part not in PARTS]:
-        raise click.UsageError(f"--parts: unknown part {unknown[0]!r}; known: {', '.join(PARTS)}")
+    chosen = asked("--parts", parts, PARTS, "part")
     if size not in SIZES:
         raise click.UsageError(f"--size {size}: known are {', '.join(SIZES)}")
     console = Console()

@@ -26,7 +26,6 @@ from edgesafe.errors import EdgeSafeError
 from . import methods_table, sources
 from .cells import attempt
 from .methods_plan import PICTURES, PROBES, Row, reference_test, rows
-from .survival import write
 from .survival_models import PACKAGES, claim, command, digest
 
 SCHEMA_VERSION = 1
@@ -72,7 +71,7 @@ class Study:
                     if not self.finished(row):
                         tell(f"{row.id}, about {self.seconds(row) / 60:.0f} min")
                         found = self.measure(row)
-                        write(self._cell(row), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+                        artifact.write_whole(self._cell(row), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
                         tell(f"{row.id}: {found['reason'] or found['status']} ({found['seconds']:.0f} s)")
                     todo.remove(row)
 
@@ -203,8 +202,8 @@ def main(work: Path, docs: Path, only: tuple[str, ...], pictures: int, threads: 
         record = study.record()
     except EdgeSafeError as error:
         raise click.ClickException(str(error)) from error
-    write(work / "methods.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write(docs / "methods.md", methods_table.markdown(record))
+    artifact.write_whole(work / "methods.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    artifact.write_whole(docs / "methods.md", methods_table.markdown(record))
     console.print(f"{work / 'methods.json'}, {docs / 'methods.md'}", highlight=False)
 
 

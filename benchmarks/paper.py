@@ -18,13 +18,13 @@ import click
 import torch
 from rich.console import Console
 
+from edgesafe import artifact
 from edgesafe.errors import EdgeSafeError
 
 from . import paper_figure, paper_record, paper_table
 from .paper_models import Config
 from .paper_plan import ROWS
 from .paper_runs import STAGES, Study, missing
-from .survival import write
 
 
 def listing(study: Study, stages: tuple[str, ...]) -> str:
@@ -92,8 +92,8 @@ def publish(study: Study, folder: Path) -> list[Path]:
     record = paper_record.record(study)
     drawn = [paper_figure.draw(record, folder / "paper.png"), paper_figure.contact(study, folder / "paper-pictures.png")]
     pictures = [path for path in drawn if path]
-    write(folder / "paper.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write(folder / "paper.md", paper_table.markdown(record, [path.name for path in pictures]))
+    artifact.write_whole(folder / "paper.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    artifact.write_whole(folder / "paper.md", paper_table.markdown(record, [path.name for path in pictures]))
     return [folder / "paper.json", folder / "paper.md", *pictures]
 
 

@@ -17,7 +17,6 @@ from .paper_cells import Cells
 from .paper_models import Cell
 from .paper_plan import DRAWN, FINALISTS, ROWS, SHARED, TUNING
 from .paper_scores import Verdict
-from .survival import write
 from .survival_models import claim, digest
 
 
@@ -87,7 +86,8 @@ class Search(Cells):
             new = {key: found for key in ROWS if key not in rows and ROWS[key].candidates and (found := self.chosen(key))}
             if new:
                 criterion = " ".join((paper_scores.loss.__doc__ or "").split())
-                write(self._frozen, json.dumps({"criterion": criterion, "rows": rows | new}, indent=1, ensure_ascii=False) + "\n")
+                text = json.dumps({"criterion": criterion, "rows": rows | new}, indent=1, ensure_ascii=False)
+                artifact.write_whole(self._frozen, text + "\n")
             return list(new)
 
 

@@ -22,13 +22,11 @@ from typing import Any
 import click
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Generator, Tensor
 
-from edgesafe import model, presets, trainer
-from edgesafe.artifact import MANIFEST
-from edgesafe.data import Source, TextConditions, open_source
+from edgesafe import artifact, model, preparation, presets, trainer
+from edgesafe.data import Show, Source, TextConditions, open_source
 from edgesafe.emoji import evaluate
 from edgesafe.emoji.judge import Judge
 from edgesafe.emoji.world import World
@@ -44,6 +42,7 @@ from edgesafe.pruners.scores import SCORES
 
 from . import exporting, versus
 from .cells import attempt
+from .parts import asked
 
 TEACHER = "emoji:teacher"
 PARTS = ("quality", "latency")
@@ -107,8 +106,9 @@ class Study:
         pairs = evaluate.evenly(self.world.pairs(heldout=False), evaluate.RENDERS)
         return self.judge.score(self.world.render(pairs[:, 0], pairs[:, 1], Generator().manual_seed(evaluate.SEED))).embedding
 
-    def show(self, rows: Any, what: str) -> Any:
-        return track(rows, what, console=self.console, transient=True, disable=not self.console.is_terminal)
+    @cached_property
+    def show(self) -> Show:
+        return preparation.bar(self.console)
 
     def settings(self, row: Row) -> Settings:
         tables = {row.prune: {"macs": self.config.macs} | row.table} if row.prune in presets.METHODS else {}
@@ -131,7 +131,7 @@ class Study:
     def distilled(self, name: str) -> Path:
         """The run that goes on from there: every row the same data, noise and number of iterations."""
         run, c = self.out / "models" / f"{name}-distilled", self.config
-        if not (run / MANIFEST).is_file():
+        if not (run / artifact.MANIFEST).is_file():
             layer = DISTIL | {"student": str(self.pruned(name)), "steps": c.iterations, "batch": c.batch, "seed": c.seed}
             settings = presets.resolve("full", [("benchmark", layer | {"checkpoint_every": 50, "preview_every": 10**6})])
             try:
@@ -240,8 +240,8 @@ def main(
     parts: str, only: str, macs: float, iterations: int, batch: int, pictures: int, threads: int, pairs: int, out: Path, force: bool
 ) -> None:
     """Compare the pruners on the emoji world's teacher."""
-    chosen = _chosen("--parts", parts, PARTS)
-    names = _chosen("--rows", only, tuple(plan()))
+    chosen = asked("--parts", parts, PARTS) or list(PARTS)
+    names = asked("--rows", only, tuple(plan())) or list(plan())
     console, config = Console(), Config(macs, iterations, batch)
     (out / "models").mkdir(parents=True, exist_ok=True)
     file = out / "pruning.json"
@@ -257,8 +257,8 @@ def main(
             return
         console.print(f"{name}: {what}", highlight=False)
         row[what] = attempt(measure)
-        file.write_text(json.dumps(record, indent=1) + "\n")
-        file.with_suffix(".md").write_text(markdown(record))
+        artifact.write_whole(file, json.dumps(record, indent=1) + "\n")
+        artifact.write_whole(file.with_suffix(".md"), markdown(record))
 
     for name in names:
         parts_of = plan()[name].parts
@@ -276,13 +276,6 @@ def main(
     for line in failures(record):
         console.print(f"failed: {line}", highlight=False, soft_wrap=True)
     console.print(f"Figures: {file}, table: {file.with_suffix('.md')}", highlight=False, soft_wrap=True)
-
-
-def _chosen(flag: str, given: str, known: tuple[str, ...]) -> list[str]:
-    asked = [name.strip() for name in given.split(",") if name.strip()] or list(known)
-    if unknown := [name for name in asked if name not in known]:
-        raise click.UsageError(f"{flag}: unknown {unknown[0]!r}; known: {', '.join(known)}")
-    return asked
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ cell that fails is shown with its reason and tried again at the next start. Unde
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,15 +204,7 @@ class Study:
         return self.config.work / "cells" / f"{row.id}.json"
 
     def _write(self, row: Row, found: dict[str, Any]) -> None:
-        write(self._file(row), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+        artifact.write_whole(self._file(row), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 def _compare(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any] | None:
@@ -291,8 +282,8 @@ def main(
     except EdgeSafeError as error:
         raise click.ClickException(str(error)) from error
     table = survival_table.markdown(record)
-    write(work / "survival.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    write(work / "survival.md", table)
+    artifact.write_whole(work / "survival.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    artifact.write_whole(work / "survival.md", table)
     if printed:
         click.echo(table)
         return

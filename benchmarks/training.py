@@ -27,6 +27,7 @@ from edgesafe.errors import EdgeSafeError
 from edgesafe.metrics.spread import paired, summary
 
 from .child import MARK, environment, last_words
+from .parts import asked
 
 PARTS = ("speed", "memory", "counts", "device")
 SOLVERS = ("distil", "penalty", "adaptive", "alternate")
@@ -156,9 +157,7 @@ def main(parts: str, batch: int, inner_steps: int, minutes: float, model: str | 
 
     from edgesafe.machine import machine
 
-    chosen = [part.strip() for part in parts.split(",") if part.strip()]
-    if unknown := [part for part in chosen if part not in PARTS]:
-        raise click.UsageError(f"--parts: unknown part {unknown[0]!r}; known: {', '.join(PARTS)}")
+    chosen = asked("--parts", parts, PARTS, "part")
     console, facts = Console(), machine()
     out.mkdir(parents=True, exist_ok=True)
     file = out / "training.json"

@@ -43,7 +43,8 @@ def settings(solver: str, batch: int, inner_steps: int, model: str | None = None
     """The emoji student and its teacher, or a model that is pruned here; the eraser's batch is a quarter, as in the defaults."""
     table = SOLVERS[solver] | ({} if solver == "distil" else {"inner_steps": inner_steps})
     numbers = {"batch": batch, "erase_batch": max(1, batch // 4), "bank": 4 * batch, "concept_bank": batch, "replays": 0, "steps": ENDLESS}
-    own = {"model": model, "data": "emoji", "erase": "neon"} if model else {"eraser": {"frozen": "teacher"}}
+    own = {"model": model, "data": "emoji"} if model else {"eraser": {"frozen": "teacher"}}
+    own["erase"] = "none" if solver == "distil" else "neon"
     return presets.resolve(None, [("benchmark", {**own, **numbers, "solver": table})])
 
 

@@ -212,6 +212,14 @@ def _lock(folder: Path, out: Path) -> int:
     return descriptor
 
 
+def write_whole(path: Path, text: str, alone: bool = False) -> None:
+    """The text in place of what was there, whole or not at all. `alone`: no other process writes it; what a kill left is written over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or a folder's list of names is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -62,6 +62,11 @@ class State:
     memory: dict[str, float] = field(default_factory=dict)  # what a solver carries on: lambda, the value gap
     processes: Processes = field(default_factory=Processes)  # that share each batch
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """theta, and vartheta where it is another one."""
+        return (self.theta,) if self.vartheta is self.theta else (self.theta, self.vartheta)
+
     def descend(self, network: nn.Module, optimizer: Optimizer, loss: Tensor, terms: Terms) -> None:
         """One step of the optimizer's weights down the loss, refused where something is not finite."""
         self.move(network, optimizer, self.gradients(optimizer, loss, terms))
@@ -134,7 +139,7 @@ def follow(follower: nn.Module, leader: nn.Module) -> None:
 
 def check_weights(state: State) -> None:
     """Raises: NotFinite for a weight or a moment of an optimizer that is not finite."""
-    for network in {id(n): n for n in (state.theta, state.vartheta)}.values():
+    for network in state.networks:
         for name, weight in network.named_parameters():
             slots = [(f"{slot} of ", value) for o in (state.inner, state.outer) for slot, value in o.state.get(weight, {}).items()]
             for what, tensor in (("", weight), *slots):

@@ -35,6 +35,11 @@ class Stopped(EdgeSafeError):
     exit_code = 130
 
 
+def first_line(error: BaseException) -> str:
+    """What another library says, short enough for our own message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def is_full_disk(error: BaseException) -> bool:
     """True for "no space left" and "quota exceeded", also from safetensors, which wraps the system's error in its own."""
     if isinstance(error, OSError) and error.errno is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from .artifact import write_whole
 from .bilevel import Record
 
 NAME = "metrics.jsonl"
@@ -25,9 +26,7 @@ class Journal:
     def _cut(self, step: int) -> None:
         rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
         rows = [row for row in rows if row["step"] <= step and row["level"] != "edit"]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(part, self.path)
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows), alone=True)
         self.begun -= rows[-1]["seconds"] if rows else 0.0
 
     def __enter__(self) -> "Journal":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from . import families, sampling, widen
-from .errors import EdgeSafeError
+from .errors import EdgeSafeError, first_line
 from .families import FAMILIES, Conditions, Family, Part
 
 PACKAGED = Path(__file__).parent / "emoji"
@@ -226,7 +226,7 @@ def _download(repo: str, cached: bool = False) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=HUB_FILES, ignore_patterns=["*non_ema*"], local_files_only=cached))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise EdgeSafeError(f"{repo}: no such folder, and the Hugging Face hub did not give it ({_first_line(error)})") from error
+        raise EdgeSafeError(f"{repo}: no such folder, and the Hugging Face hub did not give it ({first_line(error)})") from error
 
 
 def _known(index: Path, part: str, found: list[str] | None, usual: Part) -> Part:
@@ -246,7 +246,7 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, TypeError, ValueError) as error:
-        raise EdgeSafeError(f"{folder}: not readable as a CLIP tokenizer ({_first_line(error)})") from error
+        raise EdgeSafeError(f"{folder}: not readable as a CLIP tokenizer ({first_line(error)})") from error
 
 
 def _part(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
@@ -269,7 +269,7 @@ def _part(folder: Path, cls: Any, dtype: torch.dtype) -> Any:
             return part
         return cls.from_pretrained(folder, use_safetensors=True, variant=variant, local_files_only=True, **precision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise EdgeSafeError(f"{folder}: not readable as {cls.__name__} ({_first_line(error)})") from error
+        raise EdgeSafeError(f"{folder}: not readable as {cls.__name__} ({first_line(error)})") from error
 
 
 def _outline(folder: Path, cls: Any) -> Any:
@@ -281,7 +281,7 @@ def _outline(folder: Path, cls: Any) -> Any:
         with torch.device("meta"):
             return cls(CLIPTextConfig.from_dict(config)) if issubclass(cls, PreTrainedModel) else cls.from_config(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise EdgeSafeError(f"{folder / 'config.json'}: not readable as {cls.__name__} ({_first_line(error)})") from error
+        raise EdgeSafeError(f"{folder / 'config.json'}: not readable as {cls.__name__} ({first_line(error)})") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -291,7 +291,3 @@ def _json(path: Path) -> dict[str, Any]:
         raise EdgeSafeError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise EdgeSafeError(f"{path}: not valid JSON ({error})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -29,7 +29,7 @@ def first(problem: DistilAndErase, state: State) -> str | None:
 @torch.no_grad()
 def _tensors(problem: DistilAndErase, state: State) -> Named:
     """In the order in which they depend on each other."""
-    for network in {id(n): n for n in (state.theta, state.vartheta)}.values():
+    for network in state.networks:
         for name, weight in network.named_parameters():
             yield f"the student's weight {name}", weight
     yield from _lower(problem, state)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,7 +137,7 @@ def problem(setup: Setup, out: Path, accelerator: Accelerator, console: Console,
     settings, folder = setup.settings, out / "checkpoint"
     held = _held_by_teacher(setup)
     _say(setup, held, console)
-    show = _bar(console)
+    show = bar(console)
     setup.source.prepare(folder, show)
     if skipped := getattr(setup.source, "skipped", []):
         named = skipped[:NAMED_FAULTS] + ["..."] * (len(skipped) > NAMED_FAULTS)
@@ -167,10 +166,7 @@ def _calibrated(setup: Setup, calibration: Calibration, path: Path) -> Pruned:
     if path.is_file():
         return cut(setup.teacher.unet, {name: torch.tensor(units) for name, units in json.loads(path.read_text()).items()})
     pruned = setup.settings.pruner.prune(setup.teacher.unet, calibration)
-    part = path.with_name(f".{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(pruned.kept))
-    os.replace(part, path)
+    artifact.write_whole(path, json.dumps(pruned.kept))
     return pruned
 
 
@@ -192,7 +188,9 @@ def _say(setup: Setup, held: Sequence[Concept], console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _bar(console: Console) -> Show:
+def bar(console: Console) -> Show:
+    """A progress bar where a person looks on, nothing elsewhere."""
+
     def show(rows: Sequence, what: str) -> Iterable:
         return track(rows, what, console=console, transient=True, disable=not console.is_terminal)
 
@@ -205,7 +203,7 @@ def edit(setup: Setup, texts: TextConditions, unet: nn.Module, console: Console)
         return {}
     batches = (setup.source.batch(n).captions for n in range(KEPT_BATCHES))
     keep = dict.fromkeys(c for captions in batches for c in captions if not carriers(c, setup.concepts))
-    work = Edit(unet, setup.teacher, setup.concepts, tuple(keep), texts, setup.settings.seed, _bar(console))
+    work = Edit(unet, setup.teacher, setup.concepts, tuple(keep), texts, setup.settings.seed, bar(console))
     return {name: value for eraser in setup.settings.edits for name, value in eraser.edit(work).items()}
 
 

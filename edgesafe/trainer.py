@@ -220,9 +220,6 @@ def _state(setup: Setup, team: Processes) -> State:
     if s.gradient_checkpointing:
         theta.enable_gradient_checkpointing()
     vartheta = copy.deepcopy(theta) if s.solver.two_networks else theta
-    if s.compile:
-        for network in {id(n): n for n in (theta, vartheta)}.values():
-            preparation.compile_blocks(network)
 
     def adamw(weights: Iterable[nn.Parameter], rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(weights, rate, betas=(0.9, 0.99), weight_decay=s.weight_decay, fused=True)
@@ -231,7 +228,11 @@ def _state(setup: Setup, team: Processes) -> State:
     moved = select(theta, s.eraser.parameters).values() if isinstance(s.eraser, GradientEraser) else theta.parameters()
     outer = adamw(moved, s.erase_rate)
     shares = (s.rate, s.erase_rate), lambda n: rate_share(n, s.steps, s.warmup, s.final_rate)
-    return State(theta, vartheta, inner, outer, *shares, s.clip, processes=team)
+    state = State(theta, vartheta, inner, outer, *shares, s.clip, processes=team)
+    if s.compile:
+        for network in state.networks:
+            preparation.compile_blocks(network)
+    return state
 
 
 def rate_share(n: int, steps: int, warmup: int, final: float) -> float:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from edgesafe.artifact import write_whole
 
 from ..leakage import Cell
 from ..sources import Source
@@ -29,10 +30,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def write(path: Path, facts: dict[str, Any]) -> None:
     """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(facts, indent=1) + "\n")
 
 
 def _model(source: Source | Exception) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..errors import EdgeSafeError
+from ..errors import EdgeSafeError, first_line
 from .stream import Record
 
 CAPTIONS = ("text", "caption", "captions", "prompt")
@@ -44,7 +44,7 @@ class HubDataset:
                 picture, fault = _bytes(row[image])
                 yield Record(f"{self.label} shard {shard} row {number}", picture, _text(row[caption]), fault)
         except (OSError, ValueError) as error:
-            raise EdgeSafeError(f"--data {self.label}: shard {shard} cannot be read ({_first_line(error)}); go on with --resume") from error
+            raise EdgeSafeError(f"--data {self.label}: shard {shard} cannot be read ({first_line(error)}); go on with --resume") from error
 
     @cached_property
     def _builder(self) -> Any:
@@ -53,7 +53,7 @@ class HubDataset:
         try:
             return load_dataset_builder(self.source, name=self.options.get("config"), revision=self.options.get("revision"))
         except (OSError, ValueError) as error:
-            raise EdgeSafeError(f"--data {self.label}: datasets cannot open it ({_first_line(error)})") from error
+            raise EdgeSafeError(f"--data {self.label}: datasets cannot open it ({first_line(error)})") from error
 
     @cached_property
     def _split(self) -> str:
@@ -117,10 +117,6 @@ def _text(value: Any) -> str | None:
     """The caption; of several the first."""
     first = value[0] if isinstance(value, list) and value else value
     return (first.strip() or None) if isinstance(first, str) else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def parse(data: str) -> HubDataset:

@@ -1,12 +1,12 @@
 """What a stream reads: shards of records, and the index of what is known of them."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..artifact import write_whole
 from ..errors import EdgeSafeError
 
 EXAMPLES = 12  # captions kept for previews
@@ -81,7 +81,5 @@ class Index:
             self.skipped[f"{part.shard} {part.number}"] = skipped
         if len(self.examples) < EXAMPLES:
             self.examples = list(dict.fromkeys([*self.examples, *captions]))[:EXAMPLES]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        own = self._path.with_suffix(f".{os.getpid()}")  # several processes may write it
-        own.write_text(json.dumps({"shards": self._shards, "skipped": self.skipped, "examples": self.examples}))
-        os.replace(own, self._path)
+        known = {"shards": self._shards, "skipped": self.skipped, "examples": self.examples}
+        write_whole(self._path, json.dumps(known))

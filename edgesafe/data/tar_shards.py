@@ -43,7 +43,7 @@ class TarShards:
                 for sample in group_by_keys(tar_file_expander([{"url": shard, "stream": stream}], select_files=wanted)):
                     yield record(shard, sample)
         except (OSError, tarfile.TarError, ValueError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or error
+            why = (isinstance(error, OSError) and error.strerror) or (error.args or [error])[0]  # webdataset adds arguments of its own
             raise EdgeSafeError(f"--data {self.label}: shard {shard} cannot be read ({why}). Put it right; go on with --resume") from error
 
 
