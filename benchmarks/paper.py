@@ -31,6 +31,7 @@ def listing(study: Study, stages: tuple[str, ...]) -> str:
     """Every cell with its state, and what is left to do."""
     lines, left = [], 0.0
     models: set[str] = set()
+    study.tied = paper_record.tied(study)
     for stage in stages:
         if stage != "tuning" and not study.frozen:
             lines.append(f"{stage}: known once the search is frozen")

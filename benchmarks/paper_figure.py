@@ -58,7 +58,7 @@ def draw(record: Mapping[str, Any], path: Path) -> Path | None:
     for label, row in zip(axes[0].get_yticklabels(), rows, strict=True):
         label.set_color(COLOURS[row["kind"]])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.subplots_adjust(left=0.17, right=0.985, top=0.84, bottom=0.09, wspace=0.12)
+    figure.subplots_adjust(left=0.2, right=0.985, top=0.84, bottom=0.09, wspace=0.12)
     part = _part(path)
     figure.savefig(part, format="png", dpi=DPI)
     part.replace(path)

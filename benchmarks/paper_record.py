@@ -3,10 +3,11 @@
 A column's mean gives each concept the same weight. A claim is "met" or "not met" where its whole 95 % interval is on one side of the
 limit, else it "cannot be decided". The paper's claim on erasing compares each bilevel row with the two-stage row of the lowest loss on
 the test concepts (`paper_scores.loss`: the least similar one at matched quality); where both sit at the floor, the harder probes decide.
+That row may keep its quality by erasing nothing, so each is held against the two-stage row that removes most, too.
 It says of both whether they keep within all limits, for whoever breaks pictures is unlike any concept. Failed cells are listed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgesafe import artifact
@@ -52,7 +53,8 @@ def record(study: Study) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "settings": _settings(study),
         "rows": [_plain(found) for found in rows.values()],
-        "claims": [claim(key, means, harder) for key, row in ROWS.items() if row.kind == "bilevel"],
+        "claims": [claim(key, means, harder) for key in _bilevel()],
+        "claims_against_most_removed": [claim(key, means, harder, most_removed) for key in _bilevel()],
         "transfer": [
             {"row": key, "loss": found["transfer_loss"].to_dict()} | _verdict(found["transfer_loss"], TRANSFER_LIMIT)
             for key, found in means.items()
@@ -74,16 +76,35 @@ def tied(study: Study) -> frozenset[str]:
     if len(topics) < len(TEST):
         return frozenset()
     means = {key: _mean([found[key] for found in topics]) for key in ROWS if all(key in found for found in topics)}
-    made = [claim(key, means, {}) for key, row in ROWS.items() if row.kind == "bilevel"]
+    made = [claim(key, means, {}, rival) for key in _bilevel() for rival in (matched, most_removed)]
     return frozenset(row for found in made if found["floor"] for row in (found["row"], found["baseline"]))
 
 
-def claim(row: str, means: Mapping[str, Columns], harder: Mapping[str, Mapping[str, Columns]]) -> dict[str, Any]:
+def _bilevel() -> list[str]:
+    return [key for key, row in ROWS.items() if row.kind == "bilevel"]
+
+
+def matched(found: Columns) -> tuple[float, ...]:
+    """The least similar two-stage row at matched quality is the rival; where none matches, the one of the lowest penalised sum."""
+    return _loss(found)
+
+
+def most_removed(found: Columns) -> tuple[float, ...]:
+    """The two-stage row that removes most is the rival, whatever else it costs."""
+    return (-found["removed"].value, found["similarity_normalised"].value)
+
+
+def claim(
+    row: str,
+    means: Mapping[str, Columns],
+    harder: Mapping[str, Mapping[str, Columns]],
+    rival: Callable[[Columns], tuple[float, ...]] = matched,
+) -> dict[str, Any]:
     """The paper's claim of one bilevel row."""
     found: dict[str, Any] = {
         "row": row, "baseline": None, "floor": None, "by": None, "erases": None, "keeps": None, "baseline_similarity": None,
-        "row_similarity": None, "row_at_matched_quality": None, "baseline_at_matched_quality": None, "similarity_limit": CLAIM_RATIO,
-        "fid_limit": FID_LIMIT,
+        "row_similarity": None, "row_at_matched_quality": None, "baseline_at_matched_quality": None, "baseline_removed": None,
+        "baseline_fid_ratio": None, "similarity_limit": CLAIM_RATIO, "fid_limit": FID_LIMIT,
     }  # fmt: skip
     if row not in means or "distilled" not in means:
         return found
@@ -93,7 +114,7 @@ def claim(row: str, means: Mapping[str, Columns], harder: Mapping[str, Mapping[s
     baselines = [key for key, other in ROWS.items() if other.kind == "two-stage" and key in means]
     if not baselines:
         return found
-    base = min(baselines, key=lambda key: _loss(means[key]))
+    base = min(baselines, key=lambda key: rival(means[key]))
     pair, by = (mine["similarity_normalised"], means[base]["similarity_normalised"]), "plain prompts"
     floor = all(figure.value <= FLOOR for figure in pair)
     if floor:
@@ -107,9 +128,9 @@ def claim(row: str, means: Mapping[str, Columns], harder: Mapping[str, Mapping[s
     row_similarity, baseline_similarity = (figure.to_dict() for figure in pair)
     # Below its floor a baseline leaves nothing to take a share of.
     shown = ratio.to_dict() if pair[1].interval[0] > 0 else None
-    matched = not _loss(means[base])[0]
     return found | {
-        "baseline": base, "baseline_at_matched_quality": matched, "floor": floor, "by": by, "row_similarity": row_similarity,
+        "baseline": base, "baseline_at_matched_quality": not _loss(means[base])[0], "baseline_removed": means[base]["removed"].to_dict(),
+        "baseline_fid_ratio": means[base]["fid_ratio"].to_dict(), "floor": floor, "by": by, "row_similarity": row_similarity,
         "baseline_similarity": baseline_similarity, "erases": {"ratio": shown, "excess": difference.to_dict()} | decided,
     }  # fmt: skip
 

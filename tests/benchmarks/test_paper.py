@@ -256,7 +256,11 @@ def test_a_prompt_has_one_seed_in_all_topics_so_that_its_picture_is_shared():
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two erased rows, two topics of each kind."""
-    rows = {key: row for key, row in ROWS.items() if row.kind == "reference" or key in ("esd", "penalty")}
+    only(monkeypatch, "esd", "penalty")
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *keys: str) -> None:
+    rows = {key: row for key, row in ROWS.items() if row.kind == "reference" or key in keys}
     known = {"ROWS": rows, "TUNING": TUNING[:2], "TEST": TEST[:2]}
     for module in (paper, paper_models, paper_search, paper_runs, paper_record, paper_table, paper_figure):
         for name in known.keys() & vars(module).keys():
@@ -385,6 +389,23 @@ def test_a_row_that_meets_the_claim_with_broken_pictures_is_told(tmp_path: Path,
     (claim,) = record["claims"]
     assert (claim["erases"]["verdict"], claim["row_at_matched_quality"], claim["baseline_at_matched_quality"]) == ("met", False, True)
     assert "| penalty (the paper), whose quality is worse | distilled + ESD | " in paper_table.markdown(record)
+
+
+def test_a_rival_that_keeps_its_quality_by_erasing_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    only(monkeypatch, "esd", "uce", "penalty")
+    study = study_at(tmp_path)
+    tune(study, {"esd": [0.9, 0.3, 0.5, 0.7], "uce": [0.9, 0.3, 0.5, 0.7], "penalty": [0.2, 0.3, 0.5, 0.7]})
+    study.freeze()
+    for cell in study.cells("test"):
+        similarity, kept = {"esd": (0.8, 1.0), "uce": (0.04, 0.5), "penalty": (0.02, 1.0)}.get(cell.row, (1.0, 1.0))
+        store(study, cell, similarity, kept)
+    assert paper_record.tied(study) == {"uce", "penalty"}
+    record = paper_record.record(study)
+    (claim,), (other,) = record["claims"], record["claims_against_most_removed"]
+    assert (claim["baseline"], claim["erases"]["verdict"], claim["baseline_removed"]["value"]) == ("esd", "met", 0)
+    assert (other["baseline"], other["erases"]["verdict"], other["baseline_removed"]["value"]) == ("uce", "cannot be decided", 1)
+    assert (claim["baseline_at_matched_quality"], other["baseline_at_matched_quality"]) == (True, False)
+    assert "distilled + ESD keeps it by removing next to nothing" in paper_table.markdown(record)
 
 
 def test_failed_cells_of_every_stage_are_listed(tmp_path: Path, short: None):
