@@ -6,7 +6,7 @@ Searches every row of paper_plan.py alike on the tuning concepts, freezes what i
 once. A stopped study goes on where it was; one started twice, pinned to a core each, shares the work; a cell that fails is shown with
 its reason and tried again at the next start. A row whose method is not in this installation is reported as missing; once it is there,
 it is searched and frozen by itself, and what was frozen before stays as it is. Under --work: runs/, pictures/, cells/, frozen.json;
-in --out: paper.json, paper.md, paper.png (the table as a picture) and paper-pictures.png (the same prompts and seeds for all rows).
+in --out: paper.json, paper.md, paper.png (the table as a picture) and paper-pictures.jpg (the same prompts and seeds for all rows).
 """
 
 import json
@@ -91,7 +91,7 @@ def publish(study: Study, folder: Path) -> list[Path]:
     """Write all that is known so far."""
     folder.mkdir(parents=True, exist_ok=True)
     record = paper_record.record(study)
-    drawn = [paper_figure.draw(record, folder / "paper.png"), paper_figure.contact(study, folder / "paper-pictures.png")]
+    drawn = [paper_figure.draw(record, folder / "paper.png"), paper_figure.contact(study, folder / "paper-pictures.jpg")]
     pictures = [path for path in drawn if path]
     artifact.write_whole(folder / "paper.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     artifact.write_whole(folder / "paper.md", paper_table.markdown(record, [path.name for path in pictures]))

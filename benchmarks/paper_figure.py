@@ -88,7 +88,7 @@ def contact(study: Study, path: Path) -> Path | None:
             tile = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             canvas.paste(tile, (MARGIN + c * (SIDE + GAP), top))
     part = _part(path)
-    canvas.save(part, "PNG")
+    canvas.save(part, "JPEG", quality=92, subsampling=0)
     part.replace(path)
     return path
 

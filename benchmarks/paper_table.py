@@ -33,7 +33,7 @@ def markdown(record: Mapping[str, Any], pictures: Sequence[str] = ()) -> str:
     """pictures: names of the figures beside it."""
     s, rows = record["settings"], record["rows"]
     test = ", ".join(s["test"])
-    shown = {"paper.png": "who erases, and who keeps", "paper-pictures.png": "the same prompts and seeds for every row"}
+    shown = {"paper.png": "who erases, and who keeps", "paper-pictures.jpg": "the same prompts and seeds for every row"}
     parts = [
         "# The paper's table on the emoji world",
         f"Made by `python -m edgesafe.benchmarks.paper`. Each row: {s['iterations']} iterations in all, the same batches from the same "
