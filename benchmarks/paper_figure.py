@@ -18,10 +18,10 @@ SIZE, DPI = (12.0, 4.6), 110  # inches, pixels an inch
 COLOURS = {"reference": "#8a8a8a", "two-stage": "#d9722b", "bilevel": "#1f6fb4"}
 # (title, what it says, figure, factor, line that is not to be passed)
 PANELS = (
-    ("erases: similarity ↓", "floor-normalised; 0 the anchor, 1 not erased", "similarity_normalised", 1.0, None),
+    ("erases: similarity ↓", "0 its anchor, 1 not erased", "similarity_normalised", 1.0, None),
     ("erases: removed ↑", "% of what the distilled model shows", "removed", 100.0, None),
     ("keeps: FID / distilled ↓", f"on all other prompts; dashed {FID_LIMIT}", "fid_ratio", 1.0, FID_LIMIT),
-    ("keeps: right ↑", "% of all other prompts, subject and style", "accuracy", 100.0, None),
+    ("keeps: right ↑", "% of other prompts, subject and style", "accuracy", 100.0, None),
 )
 SIDE, GAP, MARGIN, HEADER = 88, 4, 190, 62  # px
 SHOWN = {"concept": 2, "neighbours": 1, "rest": 1}  # pictures of each test concept
