@@ -32,7 +32,7 @@ from edgesafe.benchmarks.paper_runs import Study, missing
 from edgesafe.benchmarks.paper_scores import Figure, Seen, Yardstick, average, combine, resamples, share
 from edgesafe.concepts import carriers
 from edgesafe.emoji import judge
-from edgesafe.errors import EdgeSafeError
+from edgesafe.errors import EdgeSafeError, Stopped
 from edgesafe.metrics.frechet import frechet_distance
 from edgesafe.metrics.kernel import cubic, kernel_distance
 
@@ -452,7 +452,7 @@ def test_a_finished_cell_is_not_made_again_and_a_failed_one_is(tmp_path: Path, s
         broken.setattr(judge.Judge, "score", fail)
         study.run("test", said.append)
     assert "failed, no memory left" in said[0]
-    assert paper_figure.contact(study, tmp_path / "sheet.png") is None
+    assert paper_figure.contact(study, tmp_path / "sheet.jpg") is None
     assert study.facts(cell)["status"] == "failed"  # type: ignore[index]
     again = Study(study.config)
     again.run("test", said.append)
@@ -463,18 +463,43 @@ def test_a_finished_cell_is_not_made_again_and_a_failed_one_is(tmp_path: Path, s
     assert len(said) == 4
     assert again.file(cell).stat().st_mtime_ns == written
 
-    sheet = paper_figure.contact(again, tmp_path / "sheet.png")
+    sheet = paper_figure.contact(again, tmp_path / "sheet.jpg")
     assert sheet is not None
     with Image.open(sheet) as image:
         drawn = np.asarray(image)[paper_figure.HEADER :, paper_figure.MARGIN :]
     columns = 2 * sum(paper_figure.SHOWN.values())
     assert drawn.shape[:2] == (paper_figure.SIDE + paper_figure.GAP, columns * (paper_figure.SIDE + paper_figure.GAP))
     kept = again.pictures(cell, again.source(cell), "concept", again.asked(cell.topic, "test")["concept"])
-    assert (drawn[0, 0] == kept[0][0, 0]).all()
+    first = Image.fromarray(kept[0]).resize((paper_figure.SIDE, paper_figure.SIDE), Image.Resampling.NEAREST)
+    tile = drawn[: paper_figure.SIDE, : paper_figure.SIDE].astype(float)
+    assert np.abs(tile - np.asarray(first)).mean() < 8  # levels; the sheet is a JPEG
+    other = Image.fromarray(kept[1]).resize((paper_figure.SIDE, paper_figure.SIDE), Image.Resampling.NEAREST)
+    assert np.abs(tile - np.asarray(other)).mean() > 16
 
 
 def fail(*_arguments: object) -> None:
     raise MemoryError("no memory left")
+
+
+def test_a_stopped_cell_is_not_a_failed_one(tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch):
+    study = Study(Config(tmp_path, only=("tuning_distilled",), drawn=dict.fromkeys(("tuning", "test", "captions"), TINY), drawing=FEW))
+    cell = study.cells("tuning")[0]
+
+    def stop(*_arguments: object) -> None:
+        raise Stopped("Stopped at step 3 of 200, checkpoint kept")
+
+    monkeypatch.setattr(Study, "source", stop)
+    with pytest.raises(Stopped):
+        study.run("tuning", print)
+    assert study.facts(cell) is None
+
+
+def test_one_question_of_a_group_is_drawn(tmp_path: Path):
+    """The group's other concepts have none among those asked."""
+    study = study_at(tmp_path)
+    cell = Cell("test", "teacher", TEST[-1])
+    drawn = study.pictures(cell, study.source(cell), "concept", study.asked(cell.topic, "test")["concept"][:1])
+    assert len(drawn) == 1
 
 
 def test_a_model_is_trained_once_and_a_stopped_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
