@@ -131,7 +131,9 @@ class Cells(Models):
         base = self.base("distilled") if "control" in probe.needs else None
         control = sources.describe(self.place(base)) if base else EdgeSafeError(f"{probe.name} needs no control")
         drawn: dict[Question, Any] = {}
-        for concept, part in ((concept, part) for concept, part in zip(concepts, groups, strict=False) if part):
+        for concept, part in zip(concepts, groups, strict=False):
+            if not part:
+                continue
             held = leakage.Cell("erased" if name == "concept" else "rest", concept, tuple(part))
             cache = self.config.work / "learned" / f"{cell.row}-{slug(cell.topic.name)}-{probe.name}"
             target = Target(source, "torch", source, control, concepts, self.config.drawing, self.config.threads, 0, cache)

@@ -1,6 +1,5 @@
 """The paper's table as two pictures: who erases and who keeps, at a glance; and what every row draws for the same prompts and seeds."""
 
-import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from edgesafe import artifact
 
 from .leakage import Question
 from .paper_models import Cell
@@ -59,9 +60,8 @@ def draw(record: Mapping[str, Any], path: Path) -> Path | None:
         label.set_color(COLOURS[row["kind"]])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.subplots_adjust(left=0.2, right=0.985, top=0.84, bottom=0.09, wspace=0.12)
-    part = _part(path)
-    figure.savefig(part, format="png", dpi=DPI)
-    part.replace(path)
+    with artifact.replacing(path) as part:
+        figure.savefig(part, format="png", dpi=DPI)
     return path
 
 
@@ -87,15 +87,9 @@ def contact(study: Study, path: Path) -> Path | None:
         for c, picture in enumerate(pictures):
             tile = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             canvas.paste(tile, (MARGIN + c * (SIDE + GAP), top))
-    part = _part(path)
-    canvas.save(part, "JPEG", quality=92, subsampling=0)
-    part.replace(path)
+    with artifact.replacing(path) as part:
+        canvas.save(part, "JPEG", quality=92, subsampling=0)
     return path
-
-
-def _part(path: Path) -> Path:
-    """This process's own: two that share the study write the same pictures at its end."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def _pictures(study: Study, cell: Cell) -> list[np.ndarray]:

@@ -131,7 +131,7 @@ def _hollow(claims: Sequence[Mapping[str, Any]]) -> str:
     weak = {found["baseline"] for found in claims if found["baseline_removed"] and found["baseline_removed"]["value"] < HOLLOW}
     if not weak:
         return ""
-    names = " and ".join(f"{ROWS[key].label}" for key in ROWS if key in weak)
+    names = " and ".join(ROWS[key].label for key in ROWS if key in weak)
     return (
         f"The rule for the best two-stage row, fixed before the test concepts were looked at, asks for matched quality first, and {names} "
         "keeps it by removing next to nothing: where that is the rival, “met” is hollow. So the same again, against the two-stage "

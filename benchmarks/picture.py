@@ -1,7 +1,6 @@
 """`edgesafe generate`: one prompt, one picture or a grid of seeds, in one file that says how it was made."""
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,12 +87,7 @@ def sheet(pictures: np.ndarray) -> np.ndarray:
 
 
 def _save(picture: np.ndarray, path: Path, made: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     kind, facts = FORMATS[path.suffix.lower()], PngImagePlugin.PngInfo()
     facts.add_text("edgesafe", made)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with artifact.replacing(path) as part:
         Image.fromarray(picture).save(part, kind, **({"pnginfo": facts} if kind == "PNG" else {}))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

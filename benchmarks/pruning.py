@@ -134,10 +134,7 @@ class Study:
         if not (run / artifact.MANIFEST).is_file():
             layer = DISTIL | {"student": str(self.pruned(name)), "steps": c.iterations, "batch": c.batch, "seed": c.seed}
             settings = presets.resolve("full", [("benchmark", layer | {"checkpoint_every": 50, "preview_every": 10**6})])
-            try:
-                trainer.train(settings, run, resume=(run / "metrics.jsonl").is_file(), console=self.console)
-            except Stopped as stopped:  # ends the benchmark, where any other error is the row's own
-                raise KeyboardInterrupt from stopped
+            trainer.train(settings, run, resume=(run / "metrics.jsonl").is_file(), console=self.console)
         return run
 
     def exported(self, name: str) -> Path:
@@ -256,7 +253,10 @@ def main(
         if what in row and row[what]["status"] == "measured" and not force:
             return
         console.print(f"{name}: {what}", highlight=False)
-        row[what] = attempt(measure)
+        try:
+            row[what] = attempt(measure)
+        except Stopped as stopped:
+            raise click.ClickException(str(stopped)) from stopped
         artifact.write_whole(file, json.dumps(record, indent=1) + "\n")
         artifact.write_whole(file.with_suffix(".md"), markdown(record))
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgesafe import artifact
+
 from .survival_plan import CROSSED, FACTORS, FORMS, MODELS, SWEPT, VIEWS, Blend, Row
 
 SIZE, DPI = (11.0, 8.0), 110  # inches, pixels an inch
@@ -45,9 +47,8 @@ def draw(record: dict[str, Any], path: Path) -> Path | None:
         axes.set_xlabel("whole pictures that show the erased style, % (95 % interval)", fontsize=9)
     _legend(left, SWEPT, -0.075)
     _legend(top, CROSSED, -0.075)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=DPI)
-    part.replace(path)
+    with artifact.replacing(path) as part:
+        figure.savefig(part, format="png", dpi=DPI)
     return path
 
 

@@ -212,12 +212,24 @@ def _lock(folder: Path, out: Path) -> int:
     return descriptor
 
 
-def write_whole(path: Path, text: str, alone: bool = False) -> None:
-    """The text in place of what was there, whole or not at all. `alone`: no other process writes it; what a kill left is written over."""
+@contextmanager
+def replacing(path: Path, alone: bool = False) -> Iterator[Path]:
+    """Where to write what comes in place of `path`, whole or not at all.
+
+    alone: no other process writes it; what a kill left is written over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part" if alone else f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, alone: bool = False) -> None:
+    with replacing(path, alone) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
