@@ -30,7 +30,7 @@ class BenchConfig:
     source: str | Path | None = None  # None: the newest finished export that can be run here
     out: Path | None = None  # None: <name of the source>-bench beside it
     control: str | None = None  # None: the one that the manifest names
-    runtimes: tuple[str, ...] | None = None  # None: those that can run it, and torch for the run behind an export
+    runtimes: tuple[str, ...] | None = None  # None: those that can run it, and torch for the run behind an export; (): none
     pictures: int = 128  # a cell
     threads: int | None = None  # None: as torch chooses
     steps: int = sampling.DEFAULT_STEPS
@@ -83,7 +83,8 @@ class Bench:
         """Raises: EdgeSafeError for detectors or prompts that were asked for and are wrong, before anything is timed."""
         self.config, self.exhibit, self.threads, self.bars = config, found, threads, progress
         able = runtimes.readers(found.source.place)[0]
-        self.runtimes = config.runtimes or (tuple(dict.fromkeys([*able, "torch"])) if able else tuple(runtimes.RUNTIMES))
+        all_of_them = tuple(dict.fromkeys([*able, "torch"])) if able else tuple(runtimes.RUNTIMES)
+        self.runtimes = all_of_them if config.runtimes is None else config.runtimes
         self.drawing = Drawing(config.steps, config.guidance, config.sampler)
         self.sittings: list[Any] = []
         self.questions: list[tuple[str, int]] = []  # prompts and seeds that parity compares
@@ -109,7 +110,7 @@ class Bench:
                 subjects.append(Subject("export", name, EdgeSafeError(reason) if reason else found.source))
         if found.runtime and "torch" in self.runtimes and found.source.manifest:
             subjects.append(Subject("base model", "torch", found.base))
-        task = self.bars.add_task("speed", total=2 * len(subjects))
+        task = self.bars.add_task("speed", total=2 * len(subjects), visible=bool(subjects))
 
         def advance(what: str) -> None:
             self.bars.update(task, description=what)

@@ -5,6 +5,8 @@
     README.md, LICENSE, NOTICE, ...       the model card and what must go with the weights
     bundle.json                           written last: the gate's decision, and the sha256 of the files above that are not the export's
 
+With an app that folder lies in the app's, as model/: --app web is a site that any static host serves.
+
 pictures.jsonl stays behind: it lists the prompts that this very model gives way to.
 """
 
@@ -22,12 +24,14 @@ from typing import Any
 from rich.console import Console
 
 from edgesafe import artifact
+from edgesafe.apps import site
 from edgesafe.errors import EdgeSafeError
 
 from . import card, evidence, gate, policy
 from .gate import Decision
 
 BUNDLE, SCHEMA_VERSION = "bundle.json", 1
+APPS = {"web": site}
 OURS = ("LICENSE", "NOTICE", "OFL.txt")  # licence texts that come with EdgeSafe and go with weights made from the emoji model
 APART = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES)  # no hard link there: copy
 
@@ -35,17 +39,23 @@ APART = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES)  #
 @dataclass(frozen=True)
 class BundleConfig:
     export: Path | None = None  # None: the newest finished one
-    out: Path | None = None  # None: bundles/<name of the export>
+    out: Path | None = None  # None: bundles/<name of the export>, with -<app> for an app
     policy: Path | None = None  # None: the default policy
     audit: Path | None = None  # None: the newest beside the export that cites its manifest
     licence: str | None = None  # of the weights, as the hub names licences
     notices: tuple[Path, ...] = ()  # licence texts to put in
-    app: str | None = None
+    app: str | None = None  # a name in APPS; None: the plain folder
+    max_mib: float | None = None  # of the export, for an app; None: as the app has it
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.app is not None:
-            raise EdgeSafeError(f"--app {self.app}: there is no such app. What exists is the plain folder: leave --app out")
+        if self.app is not None and self.app not in APPS:
+            known = ", ".join(APPS)
+            raise EdgeSafeError(f"--app {self.app}: there is no such app; known: {known}. Leave --app out for the plain folder")
+        if self.max_mib is not None and self.app is None:
+            raise EdgeSafeError("--max-mib is the limit of an app. Name one with --app, or leave --max-mib out")
+        if self.max_mib is not None and not self.max_mib > 0:
+            raise EdgeSafeError(f"--max-mib {self.max_mib:g}: no export is that small. Give a number of MiB above 0")
         if self.licence is not None and not self.licence.strip():
             raise EdgeSafeError("--license: an empty name. Give one as the hub names it, such as openrail++")
         for path in self.notices:
@@ -54,20 +64,33 @@ class BundleConfig:
 
 
 def run(config: BundleConfig, console: Console | None = None) -> Path:
-    """Returns the bundle. Raises: gate.Refused for an export that the policy refuses; EdgeSafeError for one that cannot be judged."""
+    """Returns the bundle, or the app with the bundle in it.
+
+    Raises: gate.Refused for an export that the policy refuses; EdgeSafeError for one that cannot be judged or that the app cannot take.
+    """
     console = console or Console(stderr=True)
     held = policy.load(config.policy)
     export = Path(config.export or artifact.newest("export"))
-    out = config.out or Path("bundles") / export.resolve().name
+    app = APPS[config.app] if config.app else None
+    out = config.out or Path("bundles") / "-".join(filter(None, [export.resolve().name, config.app]))
     if out.resolve().is_relative_to(export.resolve()):
         raise EdgeSafeError(f"--out {out} lies in the export, which stays as it was sealed. Give another place")
     console.print(f"bundle {export}", highlight=False, markup=False, soft_wrap=True)
+    if app is not None:
+        app.check(export, artifact.read(export, verify=False), config.max_mib or app.MOST_MIB)
     decision = gate.require(export, config.audit, held)
     for line in (*decision.sentences, *(f"Note: {note}" for note in decision.notes)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with artifact.staged(out, config.force) as folder:
-        _fill(folder, export, decision, held, config)
-        read(folder)
+        place = folder
+        if app is not None:
+            app.write(folder)
+            place = folder / app.MODEL
+            place.mkdir()
+        _fill(place, export, decision, held, config)
+        read(place)
+    if app is not None:
+        console.print(app.how_to_try(out), highlight=False, markup=False, soft_wrap=True)
     return out
 
 

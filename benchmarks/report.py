@@ -46,8 +46,12 @@ def limits(record: dict[str, Any]) -> list[str]:
         found = [f"Leakage was not measured: {record['audit_reason']}."]
     else:
         found = [*audit["limits"], *_untried(audit), *ALWAYS, *_unproven(audit)]
-    if record["latency"] or record["versus"]:
-        found.append("Latency, memory and cold start are of this computer's processor, not of a phone.")
+    device = record.get("device")
+    if device:
+        found += _of_device(device)
+    if record["versus"] or any(device is None or row["runtime"] != device["name"] for row in record["latency"]):
+        others = "The other rows of latency, memory and cold start" if device else "Latency, memory and cold start"
+        found.append(f"{others} are of this computer's processor, not of a phone.")
     return list(dict.fromkeys(found))
 
 
@@ -61,6 +65,17 @@ def write(folder: Path, record: dict[str, Any], sittings: Sequence[Sitting] = ()
     (folder / "report.html").write_text(page.html(record, sittings, lines), encoding="utf-8")
     if sittings:
         grid.sheet(sittings).save(folder / "grid.png")
+
+
+def _of_device(device: dict[str, Any]) -> list[str]:
+    name, n = device["name"], device["threads"]
+    found = [f"Times of {name} are of one page in one browser, by that browser's clock, which steps by {device['clock_ms']:g} ms."]
+    if not device["isolated"]:
+        found.append(f"{name} opened the page over plain http, where a browser gives one thread and no WebGPU: with both it may be faster.")
+    elif device["backend"] == "wasm" and device["cores"] and n < device["cores"]:
+        found.append(f"{name} drew with {n} of the {device['cores']} cores that it tells of.")
+    found.append(f"What {name} says of itself (user agent, cores, memory, graphics adapter) is its browser's word; nobody checked it.")
+    return found
 
 
 def _untried(audit: dict[str, Any]) -> list[str]:

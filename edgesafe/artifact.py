@@ -22,7 +22,7 @@ from .errors import ArtifactError, NamingFullDisk
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 KINDS = ("run", "export")
-OURS = (MANIFEST, "report.json")  # --force replaces a folder only if it holds one of these
+OURS = (MANIFEST, "report.json", f"model/{MANIFEST}")  # --force replaces a folder only if it holds one of these
 
 
 @dataclass(frozen=True)

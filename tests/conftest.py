@@ -18,8 +18,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 def _no_browser() -> str | None:
     if importlib.util.find_spec("playwright") is None:
-        return "the Python package playwright is not installed"
-    return None if any(map(shutil.which, CHROMIUM)) else f"no browser on the PATH ({', '.join(CHROMIUM)})"
+        return "the Python package playwright is not installed: pip install -e '.[dev]'"
+    return None if any(map(shutil.which, CHROMIUM)) else f"no browser on the PATH ({', '.join(CHROMIUM)}): on Debian, apt install chromium"
 
 
 def _no_openvino() -> str | None:
@@ -32,7 +32,7 @@ def _no_gpu() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
-GROUPS: dict[str, Callable[[], str | None]] = {"browser": _no_browser, "openvino": _no_openvino, "gpu": _no_gpu}
+GROUPS: dict[str, Callable[[], str | None]] = {"openvino": _no_openvino, "gpu": _no_gpu}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and (reason := reason_absent()):
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"{group}: {reason}"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A browser can be had everywhere, so its tests are not passed over: they fail, unless they were left out."""
+    if item.get_closest_marker("browser") and (reason := _no_browser()):
+        pytest.fail(f"{reason}. To leave these tests out: -m 'not browser'", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,47 @@ def test_an_unsupported_python_is_a_clear_error(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+NOTES = "#!/bin/sh\necho ${0##*/} $@ >>commands\n"
+
+
+def installed(folder: Path, user: int) -> subprocess.CompletedProcess[str]:
+    """`scripts/install dev` where .venv/ is up to date, by a user of that id, with commands that only note how they are called."""
+    files = ("scripts/install", "constraints.txt", "pyproject.toml", "apps/web/package-lock.json")
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    tools = {"python": "#!/bin/sh\n", "npm": NOTES, "node": NOTES, "apt-get": NOTES, "id": f"#!/bin/sh\necho {user}\n"}
+    for name, text in tools.items():
+        executable(folder / (".venv/bin" if name == "python" else "bin") / name, text)
+    for tool in ("bash", "sh", "dirname", "cat", "grep", "cksum", "sleep", "tail", "mkdir"):
+        (folder / "bin" / tool).unlink(missing_ok=True)
+        (folder / "bin" / tool).symlink_to(shutil.which(tool) or "")
+    (folder / "apps/web/node_modules").mkdir(exist_ok=True)
+    sums = f"cat {files[1]} {files[2]} <(echo {folder}) | cksum"
+    state = subprocess.run(["bash", "-c", sums], cwd=folder, capture_output=True, check=True)
+    (folder / ".venv/.installed-dev").write_bytes(state.stdout)
+    environment = {"PATH": str(folder / "bin")}
+    return subprocess.run([str(folder / "scripts/install"), "dev"], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_chromium_is_installed_where_it_may_and_npm_packages_once(tmp_path: Path) -> None:
+    result = installed(tmp_path, user=0)
+    assert result.returncode == 0, result.stderr
+    commands = [line for line in (tmp_path / "commands").read_text().splitlines() if not line.startswith("node ")]
+    install = ["apt-get update", "apt-get install --yes --no-install-recommends chromium"]
+    assert commands == [*install, "npm ci --prefix apps/web --no-audit --no-fund --loglevel=error"]
+    executable(tmp_path / "bin" / "chromium", "#!/bin/sh\n")
+    (tmp_path / "commands").unlink()
+    assert installed(tmp_path, user=0).stderr == ""
+    assert not [line for line in (tmp_path / "commands").read_text().splitlines() if not line.startswith("node ")]
+
+
+def test_without_leave_the_installer_says_how_to_get_chromium(tmp_path: Path) -> None:
+    result = installed(tmp_path, user=1000)
+    assert result.returncode == 0 and "the tests marked 'browser' will fail. Install one" in result.stderr
+    assert "apt-get" not in (tmp_path / "commands").read_text()
+
+
 RECORDER = """#!/usr/bin/env bash
 printf '%q ' "$@" >>commands; echo >>commands
 [[ "$1" != "$STOP_AT" ]] || exit 3

@@ -1,5 +1,6 @@
 """A bundle: only of what the gate passes, whole, and loaded by whatever loads the export."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 from edgesafe import artifact
+from edgesafe.apps import site
 from edgesafe.benchmarks import bundle, gate, policy
 from edgesafe.benchmarks.bundle import BundleConfig, run
 from edgesafe.commands.bundle import bundle as command
@@ -128,7 +130,9 @@ def test_a_model_of_ones_own_brings_its_licence(tmp_path: Path, held: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"app": "ios"}, "--app ios: there is no such app. What exists is the plain folder: leave --app out"),
+        ({"app": "ios"}, "--app ios: there is no such app; known: web. Leave --app out for the plain folder"),
+        ({"max_mib": 3.0}, "--max-mib is the limit of an app. Name one with --app"),
+        ({"app": "web", "max_mib": float("nan")}, "--max-mib nan: no export is that small"),
         ({"licence": " "}, "--license: an empty name"),
         ({"notices": (Path("none.txt"),)}, "--notice none.txt: no such file"),
     ],
@@ -152,6 +156,89 @@ def test_the_command_prints_the_place(export: Path, held: Path, monkeypatch: pyt
     result = CliRunner().invoke(command, ["--policy", str(held)], catch_exceptions=False)
     assert result.exit_code == 0 and result.stdout == "bundles/tiny-onnx\n" and Path("bundles/tiny-onnx/bundle.json").is_file()
     assert "“neon” leaks at most" in result.stderr and "bundle runs/tiny-onnx" in result.stderr
+
+
+@pytest.fixture
+def drawable(export: Path) -> Path:
+    """The export, as a pipeline that the web app draws with."""
+    (export / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    artifact.seal(export, artifact.read(export, verify=False))
+    audits.write(export.with_name("tiny-onnx-audit"), *audits.audit(export))
+    return export
+
+
+def test_an_app_is_a_site_with_the_plain_bundle_in_it(drawable: Path, held: Path, tmp_path: Path) -> None:
+    out = run(BundleConfig(drawable, tmp_path / "site", held, app="web"), QUIET)
+    plain = run(BundleConfig(drawable, tmp_path / "plain", held), QUIET)
+    assert bundle.read(out / "model")["files"] == bundle.read(plain)["files"]
+    inside = {path.relative_to(out / "model") for path in (out / "model").rglob("*")}
+    assert inside == {path.relative_to(plain) for path in plain.rglob("*")}
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {name for name, _ in site.files()} | {".nojekyll"} == {name for name in names if not name.startswith("model/")}
+    assert {"index.html", "sw.js"} <= names and not any(name.startswith(site.BENCH) for name in names)
+
+
+def test_the_command_says_how_to_try_the_app(drawable: Path, held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(drawable.parent.parent)
+    result = CliRunner().invoke(command, ["--policy", str(held), "--app", "web"], catch_exceptions=False)
+    assert result.exit_code == 0 and result.stdout == "bundles/tiny-onnx-web\n"
+    assert "python -m http.server 8000 --bind 127.0.0.1 --directory bundles/tiny-onnx-web" in result.stderr
+    assert "http://localhost:8000/" in result.stderr
+
+
+def test_an_app_is_replaced_only_where_one_is(drawable: Path, held: Path, tmp_path: Path) -> None:
+    config = BundleConfig(drawable, tmp_path / "site", held, app="web")
+    run(config, QUIET)
+    with pytest.raises(ArtifactError, match="exists. Give another --out, or --force to replace it"):
+        run(config, QUIET)
+    (tmp_path / "site" / "index.html").write_text("old")
+    again = run(BundleConfig(drawable, tmp_path / "site", held, app="web", force=True), QUIET)
+    assert (again / "index.html").read_text() != "old"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("my page")
+    with pytest.raises(ArtifactError, match="was not made by edgesafe"):
+        run(BundleConfig(drawable, tmp_path / "mine", held, app="web", force=True), QUIET)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"target": {"name": "coreml", "precision": "fp16"}}, {}, "its target is coreml, and --app web runs onnx alone. Export the run"),
+        ({"kind": "run", "target": None}, {}, "its target is a run, and --app web runs onnx alone"),
+        ({}, {"max_mib": 1e-6}, "0.0 MiB for a browser to fetch, over --max-mib 1e-06. Export fewer bits .*int8"),
+    ],
+)
+def test_an_app_takes_no_export_that_it_cannot_run(
+    fields: dict[str, Any], options: dict[str, Any], message: str, drawable: Path, held: Path, tmp_path: Path
+) -> None:
+    artifact.seal(drawable, dataclasses.replace(artifact.read(drawable), **fields))
+    with pytest.raises(EdgeSafeError, match=message) as caught:
+        run(BundleConfig(drawable, tmp_path / "b", held, app="web", **options), QUIET)
+    assert caught.value.exit_code == 2 and not (tmp_path / "b").exists()
+
+
+def test_an_app_takes_no_other_pipeline(export: Path, held: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgeSafeError, match="model_index.json: names no pipeline"):
+        run(BundleConfig(export, tmp_path / "b", held, app="web"), QUIET)
+    (export / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    with pytest.raises(EdgeSafeError, match="a StableDiffusionXLPipeline, and --app web draws with a StableDiffusionPipeline alone"):
+        run(BundleConfig(export, tmp_path / "b", held, app="web"), QUIET)
+
+
+def test_an_app_takes_nothing_unaudited_refused_or_leading_out(drawable: Path, held: Path, tmp_path: Path) -> None:
+    with pytest.raises(gate.Refused, match="REFUSED") as caught:
+        run(BundleConfig(drawable, tmp_path / "b", app="web"), QUIET)
+    assert caught.value.exit_code == 1
+    shutil.rmtree(drawable.with_name("tiny-onnx-audit"))
+    with pytest.raises(EdgeSafeError, match="nobody audited it") as without:
+        run(BundleConfig(drawable, tmp_path / "b", held, app="web"), QUIET)
+    assert without.value.exit_code == 2
+    path = drawable / "manifest.json"
+    path.write_text(path.read_text().replace('"model_index.json"', '"../model_index.json"'))
+    with pytest.raises(ArtifactError, match=r"'../model_index.json' leads out of the folder"):
+        run(BundleConfig(drawable, tmp_path / "b", held, app="web"), QUIET)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_bundle_draws_what_its_export_draws(onnx_folder: Path, tmp_path: Path, held: Path) -> None:
