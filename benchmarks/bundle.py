@@ -76,15 +76,16 @@ def run(config: BundleConfig, console: Console | None = None) -> Path:
     if out.resolve().is_relative_to(export.resolve()):
         raise EdgeSafeError(f"--out {out} lies in the export, which stays as it was sealed. Give another place")
     console.print(f"bundle {export}", highlight=False, markup=False, soft_wrap=True)
+    manifest = artifact.read(export, verify=False)
     if app is not None:
-        app.check(export, artifact.read(export, verify=False), config.max_mib or app.MOST_MIB)
+        app.check(export, manifest, config.max_mib or app.MOST_MIB)
     decision = gate.require(export, config.audit, held)
     for line in (*decision.sentences, *(f"Note: {note}" for note in decision.notes)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with artifact.staged(out, config.force) as folder:
         place = folder
         if app is not None:
-            app.write(folder)
+            app.write(folder, export, manifest)
             place = folder / app.MODEL
             place.mkdir()
         _fill(place, export, decision, held, config)

@@ -8,6 +8,7 @@ import hashlib
 import re
 import secrets
 import ssl
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from edgesafe import artifact
-from edgesafe.apps import site
+from edgesafe.apps import plan, site
 from edgesafe.errors import EdgeSafeError, Stopped
 
 from .. import exhibit, report
@@ -90,12 +91,13 @@ def run(config: BenchConfig, web: WebConfig, machine: Mapping[str, str], console
     out = config.out or exhibit.beside(found.source, root, "web")
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    with artifact.staged(out, config.force) as folder, bars(console) as progress:
+    with artifact.staged(out, config.force) as folder, bars(console) as progress, tempfile.TemporaryDirectory() as cut:
         made = Bench(config, found, threads, out.parent / ".cache", progress)
         if made.audit and made.audit.task is not None:
             progress.update(made.audit.task, visible=False)  # until the browser is done
-        session = _session(made, web, out.parent / ".cache" / "browser")
-        with opened(session, found, web) as (url, guard):
+        served = files(found, Path(cut))
+        session = _session(made, web, out.parent / ".cache" / "browser", served)
+        with opened(session, served, web) as (url, guard):
             announce(console, url, web)
             _wait(session, guard, web, progress, console)
             record, kept = _measured(made, session, folder, machine)
@@ -105,7 +107,7 @@ def run(config: BenchConfig, web: WebConfig, machine: Mapping[str, str], console
 
 
 @contextmanager
-def opened(session: Session, found: Exhibit, web: WebConfig, turn: server.Turn | None = None) -> Iterator[tuple[str, Guard]]:
+def opened(session: Session, served: Files, web: WebConfig, turn: server.Turn | None = None) -> Iterator[tuple[str, Guard]]:
     """The server, as long as the block runs: the address to open, and who was let in."""
     host = address.own(web.address) if web.lan else address.LOOPBACK
     sock = address.listen(host, web.port)
@@ -114,18 +116,23 @@ def opened(session: Session, found: Exhibit, web: WebConfig, turn: server.Turn |
     tls = web.tls()
     guard = Guard(frozenset(names), "https" if tls else "http", secrets.token_urlsafe(16) if web.lan else None)
     url = f"{guard.scheme}://{host}:{port}/" + (f"?t={guard.token}" if guard.token else "")
-    with server.serving(Server(session, guard, files(found), site.content, turn), sock, tls):
+    with server.serving(Server(session, guard, served, site.content, turn), sock, tls):
         yield url, guard
 
 
-def files(found: Exhibit) -> Files:
-    """The measuring page with all that it needs, and the files that the export's manifest lists. Nothing else is served."""
+def files(found: Exhibit, cut: Path) -> Files:
+    """The measuring page with all that it needs, and the files that the export's manifest lists. Nothing else is served.
+
+    cut: a folder for the UNet's plan.
+    """
     pages = {name: path for name, path in site.files(bench=True) if name not in ("index.html", "sw.js")}
     if server.PAGE not in pages:
         raise EdgeSafeError(f"this edgesafe has no {server.PAGE} in its web app. Install the released package, or run scripts/web")
     folder, manifest = Path(found.source.place), found.source.manifest
-    model = [*(manifest.files if manifest else {}), artifact.MANIFEST]
-    return pages | {f"{site.MODEL}/{name}": folder / name for name in model}
+    if manifest is None:
+        raise EdgeSafeError(f"{folder}: no {artifact.MANIFEST}")
+    pages |= {name: cut / name for name in plan.write(folder, manifest, cut)}
+    return pages | {f"{site.MODEL}/{name}": folder / name for name in (*manifest.files, artifact.MANIFEST)}
 
 
 def announce(console: Console, url: str, web: WebConfig) -> None:
@@ -140,7 +147,7 @@ def announce(console: Console, url: str, web: WebConfig) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _session(made: Bench, web: WebConfig, root: Path) -> Session:
+def _session(made: Bench, web: WebConfig, root: Path, served: Files) -> Session:
     found, config, audit = made.exhibit, made.config, made.audit
     manifest = found.source.manifest
     if manifest is None or found.source.sha256 is None:
@@ -154,12 +161,12 @@ def _session(made: Bench, web: WebConfig, root: Path) -> Session:
         found.source.name, found.source.sha256, target["width"], target["height"], round(size, 1), made.drawing, asked,
         threads=config.threads, backend=web.backend,
     )  # fmt: skip
-    return Session(root, given, pages_sha256(files(found)), web.name)
+    return Session(root, given, pages_sha256(served), web.name)
 
 
 def pages_sha256(served: Files) -> str:
-    """Of the page and the runtime that draw, which pictures and times depend on."""
-    rows = [f"{name} {artifact.sha256(path)}" for name, path in sorted(served.items()) if name.startswith(("assets/", "ort/"))]
+    """Of the page, the runtime and the plan that draw, which pictures and times depend on."""
+    rows = [f"{name} {artifact.sha256(path)}" for name, path in sorted(served.items()) if name.startswith(("assets/", "ort/", "plan/"))]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ from ..gallery import Drawing
 from ..peers import PEERS
 from ..turns import Player
 from . import work
-from .run import HERE, WebConfig, opened
+from .run import HERE, WebConfig, files, opened
 from .session import Session
 from .work import PARTS, Work
 
@@ -61,15 +61,16 @@ def measure(export: Path, threads: int, blocks: int, browser: str | None, native
                 ended.set()
 
         session = Session(Path(folder) / "kept", given, "")
-        with opened(session, found, WebConfig(backend="wasm"), turn) as (url, _), _headless(browser, f"{url}#start", Path(folder)):
+        served, web = files(found, Path(folder)), WebConfig(backend="wasm")
+        with opened(session, served, web, turn) as (url, _), _headless(browser, f"{url}#start", Path(folder)):
             if not ended.wait(HUNG_S):
                 faults = "; ".join(session.faults) or "it said nothing"
                 raise EdgeSafeError(f"the browser did not finish within {HUNG_S:.0f} s: {faults}")
         told = (session.device or {})["threads"]
     medians = [[statistics.median(side) for side in column] for column in zip(*pairs, strict=True)]
-    web, here = (sorted(x for block in column for x in block) for column in zip(*pairs, strict=True))
-    facts = {"export": found.source.name, "threads": threads, "browser_threads": told, "blocks": blocks, "calls": len(web)}
-    return facts | {"browser": _quartiles(web), native: _quartiles(here), "times_as_long": paired(*medians)}
+    there, here = (sorted(x for block in column for x in block) for column in zip(*pairs, strict=True))
+    facts = {"export": found.source.name, "threads": threads, "browser_threads": told, "blocks": blocks, "calls": len(there)}
+    return facts | {"browser": _quartiles(there), native: _quartiles(here), "times_as_long": paired(*medians)}
 
 
 @contextmanager

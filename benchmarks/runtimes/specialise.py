@@ -103,7 +103,7 @@ class Folded:
         for node in graph.node:
             node.input[:] = [name if name in kept else name + mark for name in node.input]
             value = node.attribute[0].t if node.op_type == "Constant" and node.attribute[0].name == "value" else None
-            if node.op_type == "Shape" and (known := _shape(self.values.get(node.input[0].removesuffix(mark)))) is not None:
+            if node.op_type == "Shape" and (known := fixed_shape(self.values.get(node.input[0].removesuffix(mark)))) is not None:
                 ends = {attribute.name: attribute.i for attribute in node.attribute}
                 value = numpy_helper.from_array(np.array(known[ends.get("start", 0) : ends.get("end")], np.int64))
             node.output[:] = [name + mark for name in node.output]
@@ -116,7 +116,7 @@ class Folded:
                 constant.name = node.output[0]
                 self.constants[constant.name] = constant
         self.complete = all(node.op_type != "Shape" for node in self.nodes)
-        shapes = {name + mark * (name not in kept): _shape(value) for name, value in self.values.items()}
+        shapes = {name + mark * (name not in kept): fixed_shape(value) for name, value in self.values.items()}
         self.nodes, new = onnx_fusions.fuse(self.nodes, self.constants, shapes, [value.name + mark for value in graph.output])
         self.constants |= new
         self.maker = {name: node for node in self.nodes for name in node.output}
@@ -157,8 +157,8 @@ class Folded:
 def _spread(graph: Any) -> list[Any]:
     """Where the timestep is spread over the rows by torch's `expand`, whose way of finding their number inference does not follow."""
     values = {value.name: value for value in graph.value_info}
-    expands = [node for node in graph.node if node.op_type == "Expand" and _shape(values.get(node.input[0])) == (1,)]
-    return [values[node.output[0]] for node in expands if _shape(values.get(node.output[0])) is None]
+    expands = [node for node in graph.node if node.op_type == "Expand" and fixed_shape(values.get(node.input[0])) == (1,)]
+    return [values[node.output[0]] for node in expands if fixed_shape(values.get(node.output[0])) is None]
 
 
 def _doubled(name: str) -> Any:
@@ -167,7 +167,7 @@ def _doubled(name: str) -> Any:
     return helper.make_node("Concat", [name + ONE, name + ONE], [name], name=name + "@both", axis=0)
 
 
-def _shape(value: Any | None) -> tuple[int, ...] | None:
+def fixed_shape(value: Any | None) -> tuple[int, ...] | None:
     """The sizes of an onnx.ValueInfoProto, if all are known."""
     if value is None or not value.type.tensor_type.HasField("shape"):
         return None

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from edgesafe import artifact
+from edgesafe.apps import plan
+
 WEB = Path(__file__).parents[2] / "apps" / "web"
 
 
@@ -20,6 +23,14 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgesafe.export import ExportConfig, run
 
     return run(ExportConfig("emoji:student", "onnx", "fp32", tmp_path_factory.mktemp("student") / "onnx"))
+
+
+@pytest.fixture(scope="session")
+def cut(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student's UNet cut for a browser: a folder plan/. Do not write to it."""
+    folder = tmp_path_factory.mktemp("cut")
+    plan.write(student, artifact.read(student), folder)
+    return folder / plan.FOLDER
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import lzma
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -127,8 +128,8 @@ DRAW = f"""async (request) => {{
 
 
 @pytest.fixture
-def page(browser: Any, harness: Path, student: Path, serve: Callable) -> Iterator[Page]:
-    opened = Page(browser, serve({"": harness, "model": student}))
+def page(browser: Any, harness: Path, student: Path, cut: Path, serve: Callable) -> Iterator[Page]:
+    opened = Page(browser, serve({"": harness, "model": student, "plan": cut}))
     yield opened
     opened.context.close()
     assert [line for line in opened.said if "404" not in line] == []
@@ -141,12 +142,16 @@ def apart(made: dict[str, Any], wanted: np.ndarray) -> int:
 
 
 @pytest.mark.browser
-def test_pictures_are_those_of_python_within_a_level(page: Page, student: Path, record_property: Callable) -> None:
+@pytest.mark.parametrize("planned", [True, False])
+def test_pictures_are_those_of_python_within_a_level(page: Page, student: Path, planned: bool, record_property: Callable) -> None:
     from edgesafe import sampling
     from edgesafe.benchmarks import runtimes
 
     artist = runtimes.load(str(student), "onnxruntime", 1)
+    if not planned:
+        page.site.absent.add("plan/plan.json")
     info = page.load()
+    assert ("plan/main.onnx" in page.site.asked) == planned
     assert (info["device"], info["threads"]) == ("wasm", 2)
     assert (info["latentShape"], info["width"], info["height"]) == ([8, 8, 8], 64, 64)
     assert info["phases"] == ["download", "check", "compile"]
@@ -179,6 +184,7 @@ def test_a_fixed_batch_in_fp16_and_v_prediction(page: Page, tiny_sd2: Path, tmp_
 
     export = run(ExportConfig(str(tiny_sd2), "onnx", "fp16", tmp_path / "tiny", static=True))
     page.site.folders["tiny"] = export
+    page.site.absent.add("plan/plan.json")
     artist = runtimes.load(str(export), "onnxruntime", 1)
     assert "fault" not in page.load("tiny/")
     for sampler, guidance in (("ddim", 4.0), ("dpm++", 1.0)):
@@ -193,11 +199,11 @@ def test_the_second_load_needs_no_network(page: Page, student: Path) -> None:
     assert "model/unet/model.onnx" in fetched and not any("vae_encoder" in path for path in fetched)
     page.open()
     page.site.asked.clear()
-    page.site.absent = {f"model/{path.relative_to(student).as_posix()}" for path in student.rglob("*")}
+    page.context.route(re.compile("/(model|plan)/"), lambda route: route.abort())
     info = page.load()
-    assert info["phases"] == ["check", "compile"]
-    assert page.site.asked.count("model/manifest.json") == 1 and "model/unet/model.onnx" not in page.site.asked
-    assert page.draw(prompt="red apple", seed=0, steps=1)["pixels"].shape == (64, 64, 4)
+    assert info["phases"] == ["check", "compile"] and not any(path.startswith(("model/", "plan/")) for path in page.site.asked)
+    for guidance in (4.0, 1.0):
+        assert page.draw(prompt="red apple", seed=0, steps=1, guidance=guidance)["pixels"].shape == (64, 64, 4)
 
 
 @pytest.mark.browser
@@ -222,6 +228,20 @@ def test_a_damaged_file_is_refused_and_a_damaged_copy_fetched_anew(page: Page, s
     page.page.evaluate(damage, page.site.url + "model/vae_decoder/model.onnx")
     page.site.replaced["model/vae_decoder/model.onnx"] = b"damaged"
     assert page.load()["fault"] == "hash"
+
+
+@pytest.mark.browser
+def test_a_plan_that_is_damaged_or_of_another_model_is_refused(page: Page, cut: Path) -> None:
+    graph = (cut / "main.onnx").read_bytes()
+    page.site.replaced["plan/main.onnx"] = graph[:-1] + bytes([graph[-1] ^ 1])
+    refused = page.load()
+    assert refused["fault"] == "hash" and "plan/main.onnx is damaged or was changed" in refused["message"]
+    record = json.loads((cut / "plan.json").read_text())
+    wrongs = {"was made for another model": {"of": "0" * 64}, "has schema version 2": {"schema_version": 2}, "not an object": {"files": 1}}
+    for said, wrong in wrongs.items():
+        page.site.replaced["plan/plan.json"] = json.dumps(record | wrong).encode()
+        refused = page.load()
+        assert refused["fault"] == "manifest" and said in refused["message"], refused
 
 
 @pytest.mark.browser

@@ -107,13 +107,14 @@ def test_over_the_network_a_token_is_in_the_address(onnx_folder: Path, tmp_path:
     found = exhibit.find(sources.describe(onnx_folder), None)
     given = work.Work("tiny", "ab" * 32, 64, 64, 1.0, Drawing(2, 4.0, "ddim"), ())
     web = WebConfig(lan=True, address="127.0.0.1")
-    with run.opened(Session(tmp_path, given, ""), found, web) as (url, guard):
+    with run.opened(Session(tmp_path, given, ""), run.files(found, tmp_path / "cut"), web) as (url, guard):
         assert guard.token and url.endswith(f"?t={guard.token}") and len(guard.token) > 20
         phone = Visitor(int(url.split(":")[2].split("/")[0]))
         assert phone.open("/") == 403
         assert phone.open("/" + url.rpartition("/")[2]) == 303
         assert phone.ask("GET", "/bench.html")[0] == 200
         assert phone.ask("GET", "/model/manifest.json")[2] == (onnx_folder / "manifest.json").read_bytes()
+        assert json.loads(phone.ask("GET", "/plan/plan.json")[2])["of"] == artifact.read(onnx_folder).files["unet/model.onnx"]["sha256"]
         assert phone.ask("GET", "/ort/ort-wasm-simd-threaded.wasm")[2][:4] == b"\0asm"
         assert phone.ask("GET", "/index.html")[0] == 404
 
@@ -148,7 +149,8 @@ def test_with_a_certificate_the_page_is_served_over_tls(onnx_folder: Path, tmp_p
     found = exhibit.find(sources.describe(onnx_folder), None)
     given = work.Work("tiny", "ab" * 32, 64, 64, 1.0, Drawing(2, 4.0, "ddim"), ())
     trusting = ssl.create_default_context(cadata=PEM.partition("-----BEGIN PRIVATE")[0])
-    with run.opened(Session(tmp_path, given, ""), found, WebConfig(cert=tmp_path / "both.pem")) as (url, guard):
+    served = run.files(found, tmp_path / "cut")
+    with run.opened(Session(tmp_path, given, ""), served, WebConfig(cert=tmp_path / "both.pem")) as (url, guard):
         assert url.startswith("https://127.0.0.1:")
         port = int(url.split(":")[2].strip("/"))
         connection = http.client.HTTPSConnection("127.0.0.1", port, context=trusting, timeout=10)

@@ -25,12 +25,13 @@ export class Model {
     const page = document.baseURI;
     const base = new URL(options.base, page).href;
     const ort = new URL(options.ort ?? "ort/", page).href;
+    const plan = new URL(options.plan ?? "plan/", page).href;
     const talk = new Conversation(new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "edgesafe" }));
     const stop = () => talk.end(stopped());
     signal?.addEventListener("abort", stop);
     try {
       if (signal?.aborted) throw stopped();
-      return new Model(talk, await talk.ask({ kind: "load", options: { ...options, base, ort } }, onProgress));
+      return new Model(talk, await talk.ask({ kind: "load", options: { ...options, base, ort, plan } }, onProgress));
     } catch (error) {
       talk.end(stopped());
       throw error;

@@ -10,6 +10,7 @@ export interface FileFacts {
   name: string;
   sha256: string;
   size: number; // bytes
+  url?: string; // of a file that is not the export's own
 }
 
 export interface Manifest {
@@ -28,13 +29,9 @@ export function parse(text: string): Manifest {
   const target = record(raw.target, "manifest.json: target");
   if (target.name !== "onnx") throw bad(`An export for ${String(target.name)}; a browser draws with ONNX. Export it: edgesafe export --target onnx`);
   const files = new Map<string, FileFacts>();
-  for (const [name, facts] of Object.entries(record(raw.files, "manifest.json: files"))) {
+  for (const [name, value] of Object.entries(record(raw.files, "manifest.json: files"))) {
     if (!isInside(name)) throw bad(`manifest.json: the file name ${JSON.stringify(name)} leads out of the folder. Do not use this model`);
-    const { sha256, size } = record(facts, `manifest.json: ${name}`);
-    if (typeof sha256 !== "string" || !SHA256.test(sha256) || !Number.isSafeInteger(size) || (size as number) < 0) {
-      throw bad(`manifest.json: ${name} needs a sha256 and a size. Export the model again`);
-    }
-    files.set(name, { name, sha256, size: size as number });
+    files.set(name, facts(name, value));
   }
   const base = record(raw.base_model, "manifest.json: base_model");
   return { raw, name: String(base.id), files };
@@ -49,6 +46,15 @@ export function needed(manifest: Manifest): FileFacts[] {
   if (lacking) throw bad(`The export has no ${lacking}. Export the model again`);
   const data = [...manifest.files.keys()].filter((name) => parts.includes(name.split("/")[0]!) && !names.includes(name));
   return [...names, ...data].map((name) => manifest.files.get(name)!);
+}
+
+/** Raises: EngineError "manifest". */
+export function facts(name: string, value: unknown): FileFacts {
+  const { sha256, size } = record(value, `manifest.json: ${name}`);
+  if (typeof sha256 !== "string" || !SHA256.test(sha256) || !Number.isSafeInteger(size) || (size as number) < 0) {
+    throw bad(`manifest.json: ${name} needs a sha256 and a size. Export the model again`);
+  }
+  return { name, sha256, size: size as number };
 }
 
 export function isInside(name: string): boolean {
@@ -68,6 +74,6 @@ export function record(value: unknown, name: string): Record<string, unknown> {
   return value as Record<string, unknown>;
 }
 
-function bad(message: string): EngineError {
+export function bad(message: string): EngineError {
   return new EngineError("manifest", message);
 }

@@ -11,7 +11,7 @@ export interface Timing {
 }
 
 export type Ask =
-  | { kind: "load"; options: Required<Pick<LoadOptions, "base" | "ort">> & LoadOptions }
+  | { kind: "load"; options: Required<Pick<LoadOptions, "base" | "ort" | "plan">> & LoadOptions }
   | { kind: "generate"; request: Request }
   | { kind: "time"; timing: Timing }
   | { kind: "stop" };

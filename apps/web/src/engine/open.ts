@@ -1,27 +1,25 @@
 /** From a folder's address to a pipeline: files, checks, one session a part. */
 
 import { prepare } from "./device";
-import { json, needed, record } from "./manifest";
+import { json, needed, record, type FileFacts } from "./manifest";
 import { number } from "./schedulers/schedule";
-import { Net, type ModelFile } from "./session";
 import { Pipeline } from "./pipeline";
+import { planned, type Graph } from "./plan";
+import { Net } from "./session";
 import { Store } from "./store";
 import { Tokenizer, type TokenizerConfig } from "./tokenizer";
 import { EngineError, type LoadOptions, type LoadProgress, type ModelInfo } from "./types";
-
-type Bytes = Uint8Array<ArrayBuffer>;
-type Compile = (file: ModelFile, sizes: Record<string, number>) => Promise<Net>;
-
-const SMALL = 2 ** 28; // bytes of a UNet: a smaller one is opened anew for each batch, which makes its calls faster
-const GUIDED = 2; // rows of a call with guidance
+import { openUNet, type Bytes, type Compile } from "./unet";
 
 export async function open(
-  options: LoadOptions & { ort: string },
+  options: LoadOptions & { ort: string; plan: string },
   note: (progress: LoadProgress) => void,
 ): Promise<{ pipeline: Pipeline; info: ModelInfo }> {
   const machine = await prepare(options, options.ort);
   const store = await Store.open(options.base);
-  const files = needed(store.manifest);
+  const own = needed(store.manifest);
+  const plan = machine.device === "wasm" ? await planned(store, options.plan) : new Map<Graph, FileFacts>(); // its graphs suit WASM
+  const files = [...own, ...plan.values()];
   const total = files.reduce((sum, file) => sum + file.size, 0);
   const bytes = await store.read(files, note);
   const text = (name: string) => new TextDecoder().decode(bytes.get(name)!);
@@ -46,16 +44,20 @@ export async function open(
     note({ phase: "compile", file: file.name, loaded: total, total });
     return Net.open(machine, file, sizes);
   };
+  const graphs = new Map([...plan].map(([graph, file]) => [graph, bytes.get(file.name)!]));
+  const unetFiles = own.filter((file) => file.name.startsWith("unet/"));
+  const again = async () => modelFile("unet", await store.read(unetFiles, note));
   const pipeline = new Pipeline({
     tokenizer,
     textEncoder: await compile(modelFile("text_encoder", bytes), { batch_size: 1, sequence_length: tokenizer.length }),
-    unet: await unets(modelFile("unet", bytes), { height: h, width: w, sequence_length: tokenizer.length }, compile),
+    unet: await openUNet(modelFile("unet", bytes), again, graphs, { height: h, width: w, sequence_length: tokenizer.length }, compile),
     vaeDecoder: await compile(modelFile("vae_decoder", bytes), { batch_size: 1, latent_height: h, latent_width: w }),
     scheduler: config("scheduler/scheduler_config.json"),
     latentShape,
     upscale,
     scaling: number(vae, "scaling_factor", 0.18215),
   });
+  bytes.clear(); // the sessions have copies
   const { device, threads } = machine;
   const { name, raw } = store.manifest;
   const info: ModelInfo = { name, manifest: raw, width: w * upscale, height: h * upscale, latentShape, device, threads };
@@ -63,23 +65,8 @@ export async function open(
   return { pipeline, info };
 }
 
-function modelFile(part: string, bytes: Map<string, Bytes>): ModelFile {
+function modelFile(part: string, bytes: Map<string, Bytes>) {
   const name = `${part}/model.onnx`;
   const others = [...bytes.keys()].filter((other) => other.startsWith(`${part}/`) && other !== name && !other.endsWith("config.json"));
   return { name, model: bytes.get(name)!, external: others.map((other) => ({ path: other.slice(part.length + 1), data: bytes.get(other)! })) };
-}
-
-/** The UNet by its batch; opened for guidance at once, otherwise when it is asked for. */
-async function unets(file: ModelFile, sizes: Record<string, number>, compile: Compile): Promise<(rows: number) => Promise<Net>> {
-  const length = file.external.reduce((sum, { data }) => sum + data.length, file.model.length);
-  if (length >= SMALL) {
-    const net = await compile(file, sizes);
-    return async () => net;
-  }
-  const open = new Map([[GUIDED, await compile(file, { ...sizes, batch_size: GUIDED })]]);
-  return async (rows) => {
-    const net = open.get(rows) ?? (await compile(file, { ...sizes, batch_size: rows }));
-    open.set(rows, net);
-    return net;
-  };
 }

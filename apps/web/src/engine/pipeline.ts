@@ -10,12 +10,13 @@ import { randn } from "./random";
 import { SAMPLERS, type SchedulerConfig } from "./schedulers";
 import { joined, type Net, type Values } from "./session";
 import type { Tokenizer } from "./tokenizer";
+import type { UNet } from "./unet";
 import { EngineError, type Pixels, type Request, type Settings } from "./types";
 
 export interface Parts {
   tokenizer: Tokenizer;
   textEncoder: Net;
-  unet: (rows: number) => Promise<Net>; // for a batch of so many
+  unet: UNet;
   vaeDecoder: Net;
   scheduler: SchedulerConfig;
   latentShape: [number, number, number]; // C, h, w
@@ -78,8 +79,7 @@ export class Pipeline {
   async predict(latents: Float32Array, timestep: number, given: Values): Promise<Float32Array> {
     const rows = given.dims[0]!;
     const sample = { data: joined(Array<Float32Array>(rows).fill(latents)), dims: [rows, ...this.parts.latentShape] };
-    const unet = await this.parts.unet(rows);
-    return unet.run({ sample, timestep: { data: Float32Array.of(timestep), dims: [] }, encoder_hidden_states: given }, "out_sample");
+    return this.parts.unet(sample, { data: Float32Array.of(timestep), dims: [] }, given);
   }
 
   async decode(latents: Float32Array): Promise<Pixels> {

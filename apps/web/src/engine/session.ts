@@ -11,6 +11,8 @@ export interface Values {
   dims: number[]; // [] or [1]: one number for all rows; else [rows, ...]
 }
 
+export type Tensors = Record<string, Tensor>; // as a session gives them, for another to read
+
 export interface ModelFile {
   name: string; // as in messages
   model: Uint8Array;
@@ -18,7 +20,7 @@ export interface ModelFile {
 }
 
 export class Net {
-  private readonly types = new Map<string, { type: string; scalar: boolean }>();
+  private readonly types = new Map<string, { type: string; scalar: boolean; rows: number | null }>();
   private readonly batch: number | null; // where the file fixes it
 
   private constructor(
@@ -27,9 +29,11 @@ export class Net {
     private readonly session: InferenceSession,
   ) {
     const inputs = session.inputMetadata.filter((port) => port.isTensor);
-    for (const port of inputs) this.types.set(port.name, { type: port.type, scalar: port.shape.length === 0 });
-    const rows = inputs.find((port) => port.shape.length > 1)?.shape[0];
-    this.batch = typeof rows === "number" && rows > 0 ? rows : null;
+    for (const { name, shape, type } of inputs) {
+      const rows = shape.length > 1 && typeof shape[0] === "number" && shape[0] > 0 ? shape[0] : null;
+      this.types.set(name, { type, scalar: shape.length === 0, rows });
+    }
+    this.batch = [...this.types.values()].find(({ rows }) => rows)?.rows ?? null;
   }
 
   /** `sizes`: of named dimensions that stay as they are, so that onnxruntime computes with them once. */
@@ -70,17 +74,30 @@ export class Net {
     await this.session.release();
   }
 
-  private async call(feeds: Record<string, Values>, output: string): Promise<Float32Array> {
+  /** One batch: what is given beyond the file's inputs is left out. */
+  async call(feeds: Record<string, Values | Tensor>, output: string): Promise<Float32Array> {
+    return float32((await this.pass(feeds, [output]))[output]!);
+  }
+
+  /** As `call`, but the tensors as they are: all of them, if no names are given. */
+  async pass(feeds: Record<string, Values | Tensor>, outputs: readonly string[] = this.session.outputNames): Promise<Tensors> {
     const given = Object.fromEntries([...this.types].map(([name, port]) => [name, this.tensor(feeds[name]!, port)]));
     try {
-      const made = (await this.session.run(given, [output]))[output]!;
-      return float32(made);
+      return await this.session.run(given, outputs);
     } catch (error) {
       throw named(error, `${this.name} cannot be computed`);
     }
   }
 
-  private tensor({ data, dims }: Values, { type, scalar }: { type: string; scalar: boolean }): Tensor {
+  /** As many rows as the file has for this input. */
+  firstRows(name: string, { data, dims }: Values): Values {
+    const rows = this.types.get(name)?.rows ?? dims[0]!;
+    return { data: data.subarray(0, (data.length / dims[0]!) * rows), dims: [rows, ...dims.slice(1)] };
+  }
+
+  private tensor(given: Values | Tensor, { type, scalar }: { type: string; scalar: boolean }): Tensor {
+    if ("type" in given) return given;
+    const { data, dims } = given;
     const shape = dims.length <= 1 ? (scalar ? [] : [1]) : dims;
     if (type === "float32") return new this.ort.Tensor("float32", data, shape);
     if (type === "float16") return new this.ort.Tensor("float16", toHalf(data), shape);

@@ -40,6 +40,16 @@ export class Store {
     return store;
   }
 
+  /** A small file beside the export's, the kept one without a network; null where the host has none. */
+  async document(url: string): Promise<Bytes | null> {
+    const response = await fetch(url, { cache: "no-cache" }).catch(() => null);
+    if (!response) return bytesOf(await this.cache?.match(url));
+    if (!response.ok) return null;
+    const bytes = new Uint8Array(await response.arrayBuffer());
+    await this.keep(url, bytes);
+    return bytes;
+  }
+
   /** Each file's bytes, by name. */
   async read(files: readonly FileFacts[], note: (progress: LoadProgress) => void): Promise<Map<string, Bytes>> {
     const total = files.reduce((sum, file) => sum + file.size, 0);
@@ -61,7 +71,7 @@ export class Store {
   }
 
   private async kept(file: FileFacts, tell: (phase: LoadProgress["phase"], loaded: number) => void): Promise<Bytes | null> {
-    const url = this.url(file.name);
+    const url = this.url(file);
     const response = await this.cache?.match(url);
     if (!this.cache || !response) return null;
     tell("check", 0);
@@ -72,7 +82,7 @@ export class Store {
   }
 
   private async fetched(file: FileFacts, tell: (phase: LoadProgress["phase"], loaded: number) => void): Promise<Bytes> {
-    const url = this.url(file.name);
+    const url = this.url(file);
     const bytes = await download(url, file, (loaded) => tell("download", loaded));
     tell("check", file.size);
     if (!(await isRight(bytes, file))) throw damaged(file.name, "its sha256 is not the one in manifest.json");
@@ -88,11 +98,16 @@ export class Store {
     }
   }
 
-  private url(name: string): string {
+  private url({ name, url: given }: FileFacts): string {
+    if (given) return given;
     const url = new URL(name.split("/").map(encodeURIComponent).join("/"), this.base).href;
     if (!url.startsWith(this.base)) throw new EngineError("manifest", `The file name ${name} leads out of the folder. Do not use this model`);
     return url;
   }
+}
+
+async function bytesOf(response: Response | undefined): Promise<Bytes | null> {
+  return response ? new Uint8Array(await response.arrayBuffer()) : null;
 }
 
 /** Absent where the page was fetched over plain http from another machine. */

@@ -9,6 +9,7 @@ export interface LoadOptions {
   device?: Device; // default: webgpu where there is one
   threads?: number; // of WASM; default: the cores, at most 4; 1 where the page is not cross-origin isolated
   ort?: string; // URL of the folder with onnxruntime-web's loader and WASM; ends with "/"; default: ort/ beside the page
+  plan?: string; // URL of the folder with plan.json; ends with "/"; default: plan/ beside the page
 }
 
 export interface LoadProgress {
