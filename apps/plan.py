@@ -1,10 +1,11 @@
-"""The UNet cut for a browser: what depends on the prompt or the timestep alone is computed once, guidance's two rows share what they can.
+"""The UNet cut for a browser: one row of a batch, and what depends on the prompt or on the timestep alone is computed once.
 
     plan/plan.json                     the sha256 of the UNet that it was cut from, and of the files beside it
     plan/{main,given,timed}.onnx       benchmarks/runtimes/specialise.py's graphs, with convolutions.py's; of the weights they hold only
                                        where in the export's own file they lie, so that nothing is fetched twice
 
-The page draws without guidance, or where there is no plan, with the UNet as it was exported.
+Guidance's two rows are computed side by side, each on cores of its own: threads that work on one row wait for each other at every node,
+and there are hundreds of small ones. Where there is no plan the page draws with the UNet as it was exported.
 """
 
 import json
@@ -20,13 +21,13 @@ from .convolutions import as_products
 
 FOLDER, PLAN, SCHEMA_VERSION = "plan", "plan.json", 1
 UNET, TOKENIZER = "unet/model.onnx", "tokenizer/tokenizer_config.json"
-ROWS = 2  # of a call with guidance
 GRAPHS = ("main", "given", "timed")
 
 
 def write(export: Path, manifest: Manifest, site: Path) -> list[str]:
-    """Into the folder `site`; returns the files' names there. An export of a fixed batch, or whose graph cannot be cut, gets a plan without
-    graphs.
+    """Into the folder `site`; returns the files' names there.
+
+    An export of a fixed batch of several, or whose graph cannot be cut, gets a plan without graphs.
 
     Raises: EdgeSafeError for a file that is no UNet.
     """
@@ -51,11 +52,11 @@ def _graphs(export: Path) -> dict[str, bytes]:
     ports = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in model.graph.input}
     tokens = int(read_json(export / TOKENIZER)["model_max_length"])
     given = [name for name in ports if name not in (SAMPLE, TIMESTEP)]
-    if ports[SAMPLE][0] or len(given) != 1:
+    if ports[SAMPLE][0] > 1 or len(given) != 1:
         return {}
     latents = latent_shape(read_json(export / "unet" / "config.json"))
-    sizes = {SAMPLE: (ROWS, *latents), TIMESTEP: (), given[0]: (ROWS, tokens, ports[given[0]][-1])}
-    cut = specialise(model, sizes, shared=True)
+    sizes = {SAMPLE: (1, *latents), TIMESTEP: (), given[0]: (1, tokens, ports[given[0]][-1])}
+    cut = specialise(model, sizes, shared=False)
     if cut.given is None:
         return {}
     return {name: as_products(graph).SerializeToString() for name in GRAPHS if (graph := getattr(cut, name)) is not None}

@@ -333,11 +333,14 @@ def test_times_are_those_of_the_protocol(page: Page) -> None:
 
 
 @pytest.mark.browser
-def test_a_page_that_is_not_isolated_draws_with_one_thread(page: Page) -> None:
+def test_a_page_that_is_not_isolated_has_a_thread_for_each_row(page: Page) -> None:
     page.site.isolated = False
     page.open()
-    assert page.load()["threads"] == 1
-    assert "pixels" in page.draw(prompt="red apple", seed=0, steps=1)
+    made = []
+    for asked, had in ((4, 2), (1, 1)):
+        assert page.load(threads=asked)["threads"] == had
+        made.append(page.draw(prompt="red apple", seed=0, steps=3)["pixels"])
+    assert (made[0] == made[1]).all()
 
 
 def test_the_site_takes_nothing_from_another_host() -> None:

@@ -16,8 +16,8 @@ const MOST_THREADS = 4; // more of them wait for each other in a UNet of this ki
 // (module (func (result v128) (v128.const i32x4 0 0 0 0)))
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 22, 1, 20, 0, 253, 12, ...Array<number>(16).fill(0), 11];
 
-/** Raises: EngineError "unsupported" for a browser without WASM SIMD, or one asked for a device that it lacks. */
-export async function prepare(options: LoadOptions, ortBase: string): Promise<Machine> {
+/** What to compute with, and on how many cores. Raises: EngineError "unsupported" for a browser without WASM SIMD, or without the device. */
+export async function choose(options: LoadOptions): Promise<{ device: Device; cores: number }> {
   if (typeof WebAssembly !== "object" || !WebAssembly.validate(new Uint8Array(SIMD))) {
     throw new EngineError("unsupported", "This browser has no WebAssembly SIMD. Use Chrome or Edge 91, Firefox 89, Safari 16.4, or newer ones");
   }
@@ -26,9 +26,19 @@ export async function prepare(options: LoadOptions, ortBase: string): Promise<Ma
   if (device === "webgpu" && !gpu) {
     throw new EngineError("unsupported", "This browser has no WebGPU, or no adapter for it. Leave the device out, or ask for WASM");
   }
-  const wanted = options.threads ?? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS);
-  if (!Number.isInteger(wanted) || wanted < 1) throw new EngineError("request", `${wanted} threads: give a whole number from 1 on`);
-  const threads = globalThis.crossOriginIsolated ? wanted : 1; // without isolation there is no shared memory
+  const cores = options.threads ?? Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS);
+  if (!Number.isInteger(cores) || cores < 1) throw new EngineError("request", `${cores} threads: give a whole number from 1 on`);
+  return { device, cores };
+}
+
+/** Threads of each worker. Without isolation there is no memory that threads could share. */
+export function shares(cores: number, workers: number): number[] {
+  const each = Array.from({ length: workers }, (_, i) => Math.floor((cores + workers - 1 - i) / workers));
+  return globalThis.crossOriginIsolated ? each : each.map(() => 1);
+}
+
+/** onnxruntime-web for this worker, before its first session. */
+export async function start(device: Device, threads: number, ortBase: string): Promise<Machine> {
   const ort: OrtModule = device === "webgpu" ? await import("onnxruntime-web/webgpu") : await import("onnxruntime-web/wasm");
   const loader = `${ortBase}ort-wasm-simd-threaded${device === "webgpu" ? ".asyncify" : ""}`;
   ort.env.wasm.wasmPaths = { mjs: `${loader}.mjs`, wasm: `${loader}.wasm` };

@@ -77,8 +77,7 @@ export class Pipeline {
 
   /** One call of the UNet, on the same latents for each row of conditions. */
   async predict(latents: Float32Array, timestep: number, given: Values): Promise<Float32Array> {
-    const rows = given.dims[0]!;
-    const sample = { data: joined(Array<Float32Array>(rows).fill(latents)), dims: [rows, ...this.parts.latentShape] };
+    const sample = { data: latents, dims: [1, ...this.parts.latentShape] };
     return this.parts.unet(sample, { data: Float32Array.of(timestep), dims: [] }, given);
   }
 

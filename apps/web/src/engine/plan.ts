@@ -1,4 +1,4 @@
-/** plan/plan.json (edgesafe/apps/plan.py): the UNet cut for drawing with guidance, refused where it does not belong to the model. */
+/** plan/plan.json (edgesafe/apps/plan.py): the UNet cut for a browser, refused where it does not belong to the model. */
 
 import { bad, facts, json, record, type FileFacts, type Manifest } from "./manifest";
 import type { ModelFile, Net, Tensors, Values } from "./session";
@@ -9,6 +9,14 @@ const UNET = "unet/model.onnx";
 const KEPT = 128; // timesteps whose part is kept: 9 MiB of Stable Diffusion 1.5
 export const GRAPHS = ["main", "given", "timed"] as const;
 export type Graph = (typeof GRAPHS)[number];
+export type Graphs = Map<Graph, Uint8Array>;
+export const OUTPUT = "out_sample";
+
+export interface Row {
+  sample: Values;
+  timestep: Values;
+  given: Values;
+}
 
 /** Its files by graph; none where the site has no plan. Raises: EngineError "manifest". */
 export async function planned(store: Store, base: string): Promise<Map<Graph, FileFacts>> {
@@ -31,31 +39,28 @@ export function parsePlan(text: string, manifest: Manifest, base: string): Map<G
   );
 }
 
-/** The UNet's rows for guidance: `given` once a prompt, `timed` once a timestep, `main` in each step. */
+/** One row of the UNet: `given` once a prompt, `timed` once a timestep, `main` in each step. */
 export class Plan {
-  private conditions: Values | null = null; // that `once` was computed from
-  private once: Tensors = {};
+  private readonly prompts = new WeakMap<Values, Tensors>();
   private readonly times = new Map<number, Tensors>();
 
   private constructor(private readonly nets: { main: Net; given?: Net; timed?: Net }) {}
 
   /** `unet`: the export's own file, whose weights the graphs refer to. */
-  static async open(bytes: Map<Graph, Uint8Array>, unet: ModelFile, compile: (file: ModelFile) => Promise<Net>): Promise<Plan> {
+  static async open(graphs: Graphs, unet: ModelFile, compile: (file: ModelFile) => Promise<Net>): Promise<Plan> {
     const external = [...unet.external, { path: UNET.split("/")[1]!, data: unet.model }];
     const nets: Partial<Record<Graph, Net>> = {};
-    for (const [graph, model] of bytes) nets[graph] = await compile({ name: `plan/${graph}.onnx`, model, external });
+    for (const [graph, model] of graphs) nets[graph] = await compile({ name: `plan/${graph}.onnx`, model, external });
     if (!nets.main) throw bad("plan/plan.json names no main.onnx. Build the site anew: edgesafe bundle --app web");
     return new Plan({ ...nets, main: nets.main });
   }
 
-  /** `sample` (rows, C, h, w): the same latents in both halves, of which the graph may want one. */
-  async predict(sample: Values, timestep: Values, given: Values, output: string): Promise<Float32Array> {
-    if (given !== this.conditions) {
-      this.once = (await this.nets.given?.pass({ encoder_hidden_states: given })) ?? {};
-      this.conditions = given;
-    }
-    const feeds = { sample: this.nets.main.firstRows("sample", sample), timestep, encoder_hidden_states: given };
-    return this.nets.main.call({ ...feeds, ...this.once, ...(await this.time(timestep)) }, output);
+  /** sample (1, C, h, w), given (1, S, D), the same object for the same prompt -> noise (1, C, h, w). */
+  async predict({ sample, timestep, given }: Row): Promise<Float32Array> {
+    const prompt = this.prompts.get(given) ?? (await this.nets.given?.pass({ encoder_hidden_states: given })) ?? {};
+    this.prompts.set(given, prompt);
+    const feeds = { sample, timestep, encoder_hidden_states: given };
+    return this.nets.main.call({ ...feeds, ...prompt, ...(await this.time(timestep)) }, OUTPUT);
   }
 
   private async time(timestep: Values): Promise<Tensors> {

@@ -20,7 +20,7 @@ export interface ModelFile {
 }
 
 export class Net {
-  private readonly types = new Map<string, { type: string; scalar: boolean; rows: number | null }>();
+  private readonly types = new Map<string, { type: string; scalar: boolean }>();
   private readonly batch: number | null; // where the file fixes it
 
   private constructor(
@@ -29,11 +29,9 @@ export class Net {
     private readonly session: InferenceSession,
   ) {
     const inputs = session.inputMetadata.filter((port) => port.isTensor);
-    for (const { name, shape, type } of inputs) {
-      const rows = shape.length > 1 && typeof shape[0] === "number" && shape[0] > 0 ? shape[0] : null;
-      this.types.set(name, { type, scalar: shape.length === 0, rows });
-    }
-    this.batch = [...this.types.values()].find(({ rows }) => rows)?.rows ?? null;
+    for (const port of inputs) this.types.set(port.name, { type: port.type, scalar: port.shape.length === 0 });
+    const rows = inputs.find((port) => port.shape.length > 1)?.shape[0];
+    this.batch = typeof rows === "number" && rows > 0 ? rows : null;
   }
 
   /** `sizes`: of named dimensions that stay as they are, so that onnxruntime computes with them once. */
@@ -89,12 +87,6 @@ export class Net {
     }
   }
 
-  /** As many rows as the file has for this input. */
-  firstRows(name: string, { data, dims }: Values): Values {
-    const rows = this.types.get(name)?.rows ?? dims[0]!;
-    return { data: data.subarray(0, (data.length / dims[0]!) * rows), dims: [rows, ...dims.slice(1)] };
-  }
-
   private tensor(given: Values | Tensor, { type, scalar }: { type: string; scalar: boolean }): Tensor {
     if ("type" in given) return given;
     const { data, dims } = given;
@@ -119,6 +111,10 @@ function taken({ data, dims }: Values, row: number, count: number): Values {
   const size = data.length / dims[0]!;
   const rows = Array.from({ length: count }, (_, i) => Math.min(row + i, dims[0]! - 1));
   return { data: joined(rows.map((i) => data.subarray(i * size, (i + 1) * size))), dims: [count, ...dims.slice(1)] };
+}
+
+export function rowsOf(given: Values): Values[] {
+  return Array.from({ length: given.dims[0]! }, (_, i) => taken(given, i, 1));
 }
 
 export function joined(parts: Float32Array[]): Float32Array {
