@@ -88,7 +88,8 @@ def _headless(browser: str | None, url: str, folder: Path) -> Iterator[None]:
     command = shutil.which(browser) if browser else next(filter(None, map(shutil.which, BROWSERS)), None)
     if command is None:
         raise EdgeSafeError(f"no browser: {browser or ', '.join(BROWSERS)} is not on the PATH. Install one, or name it with --browser")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
+    quiet = [f"--disable-{what}" for what in ("background-networking", "component-update", "default-apps", "extensions", "sync")]
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", *quiet, f"--user-data-dir={folder / 'profile'}"]
     process = subprocess.Popen([command, *flags, url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
