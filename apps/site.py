@@ -3,8 +3,7 @@
     index.html, bench.html     the sticker maker; the page that a browser is measured with, which a bundle leaves out
     assets/, icons, sw.js      scripts and styles by hashed names, and the service worker that keeps them for offline use
     ort/*.mjs, ort/*.wasm      onnxruntime-web's loaders as npm has them; packed with xz in the package, as they are in a site
-    plan/                      the export's UNet cut for the page (plan.py)
-    model/                     the plain bundle: whoever writes a site puts it there
+    model/, plan/              the plain bundle, and its UNet cut for the page: whoever writes a site puts them there
 
 `npm run build` in apps/web makes the pages; users of the package need no Node.
 """
@@ -17,8 +16,6 @@ from pathlib import Path
 
 from edgesafe.artifact import Manifest
 from edgesafe.errors import EdgeSafeError
-
-from . import plan
 
 PAGES, RUNTIME = Path(__file__).parent / "web" / "site", Path(__file__).parent / "web" / "ort"
 MODEL = "model"  # the folder of a site that the page loads
@@ -54,8 +51,8 @@ def content(path: Path) -> bytes:
         raise EdgeSafeError(f"{path}: cannot be unpacked ({error}): the file is damaged. Install edgesafe again") from error
 
 
-def write(out: Path, export: Path, manifest: Manifest) -> None:
-    """The site that draws with an export, whose own files are not put in, into the folder `out`."""
+def write(out: Path) -> None:
+    """The site, without a model, into the folder `out`."""
     for name, path in files():
         place = out / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +60,6 @@ def write(out: Path, export: Path, manifest: Manifest) -> None:
             place.write_bytes(content(path))
         else:
             shutil.copyfile(path, place)
-    plan.write(export, manifest, out)
     (out / ".nojekyll").touch()  # GitHub Pages would turn model/README.md into a page of its own, and leave the file out
 
 

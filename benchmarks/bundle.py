@@ -28,6 +28,7 @@ from edgesafe.apps import site
 from edgesafe.errors import EdgeSafeError
 
 from . import card, evidence, gate, policy
+from .browser import plan
 from .gate import Decision
 
 BUNDLE, SCHEMA_VERSION = "bundle.json", 1
@@ -85,7 +86,8 @@ def run(config: BundleConfig, console: Console | None = None) -> Path:
     with artifact.staged(out, config.force) as folder:
         place = folder
         if app is not None:
-            app.write(folder, export, manifest)
+            app.write(folder)
+            plan.write(export, manifest, folder)
             place = folder / app.MODEL
             place.mkdir()
         _fill(place, export, decision, held, config)

@@ -71,7 +71,8 @@ def _of_device(device: dict[str, Any]) -> list[str]:
     name, n = device["name"], device["threads"]
     found = [f"Times of {name} are of one page in one browser, by that browser's clock, which steps by {device['clock_ms']:g} ms."]
     if not device["isolated"]:
-        found.append(f"{name} opened the page over plain http, where a browser gives one thread and no WebGPU: with both it may be faster.")
+        plain = "over plain http, where a browser gives two cores at most and no WebGPU"
+        found.append(f"{name} opened the page {plain}: otherwise it may be faster.")
     elif device["backend"] == "wasm" and device["cores"] and n < device["cores"]:
         found.append(f"{name} drew with {n} of the {device['cores']} cores that it tells of.")
     found.append(f"What {name} says of itself (user agent, cores, memory, graphics adapter) is its browser's word; nobody checked it.")

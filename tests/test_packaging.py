@@ -19,7 +19,7 @@ STAGES = {"edgesafe": "edgesafe", "apps": "edgesafe.apps", "export": "edgesafe.e
 UNPACKED = ("apps/README.md", "apps/web/")  # TypeScript that the wheel carries as what it was built into:
 BUILT = ("apps/web/site/", "apps/web/ort/")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-OPTIONAL = {"optimum"}  # a peer that benchmarks.exporting runs; the dev extra has it
+OPTIONAL = {"optimum", "playwright"}  # a peer that benchmarks.exporting runs, and what takes the README's pictures; the dev extra has them
 UNSEEN = {"tensorboard"}  # imported by accelerate, when a run logs
 
 

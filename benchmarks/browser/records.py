@@ -23,9 +23,10 @@ Row = Mapping[str, Any]
 class Rejected(Exception):
     """What was sent cannot be used; the session goes on."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_s: int | None = None) -> None:
+        """retry_s: after which a page may ask again by itself."""
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.retry_s = status, message, retry_s
 
 
 def _amount(most: float) -> dict[str, Any]:

@@ -111,8 +111,15 @@ def _rates(order: Order, theirs: Looked, ours: Looked) -> list[dict[str, Any]]:
             same = sum(a.label == b.label for a, b in zip(theirs.readings[detector], ours.readings[detector], strict=True))
             what = {"probe": order.probe.name, "cell": order.cell.title, "detector": detector}
             counted = "leaked" if order.cell.role == "erased" else "right"
-            found.append(what | {"rate": counted, "device": device, "desktop": desktop, "seen_alike": same})
+            both = {"device": device, "desktop": desktop, "seen_alike": same, "agrees": agrees(device, desktop)}
+            found.append(what | {"rate": counted} | both)
     return found
+
+
+def agrees(device: Mapping[str, Any], desktop: Mapping[str, Any]) -> bool:
+    """Whether the desktop's rate lies in the device's 95 % interval: the widest of those that it has."""
+    low = min(device["wilson95"][0], device["clustered95"][0])
+    return bool(low <= desktop["rate"] <= device["upper95"])
 
 
 def _rate(cell: Cell, readings: Sequence[Any]) -> dict[str, Any] | None:

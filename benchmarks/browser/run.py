@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from edgesafe import artifact
-from edgesafe.apps import plan, site
+from edgesafe.apps import site
 from edgesafe.errors import EdgeSafeError, Stopped
 
 from .. import exhibit, report
@@ -29,7 +29,7 @@ from ..audit import bars
 from ..bench import Bench, BenchConfig
 from ..cells import attempt
 from ..exhibit import MIB, Exhibit
-from . import address, rows, server, work
+from . import address, plan, rows, server, work
 from .guard import Guard
 from .received import Received
 from .server import Files, Server
@@ -42,8 +42,9 @@ MINUTES = 30.0
 NAME = 60  # characters
 
 PLAIN = (
-    "Over plain http a browser gives a page of another computer one thread and no WebGPU. For more, give --cert and --key (such as mkcert",
-    "makes them) for this address, or use a cable and no --lan: adb reverse tcp:{port} tcp:{port}, then open the address on the phone.",
+    "Over plain http a browser gives a page of another computer no memory for threads to share (so two cores at most) and no WebGPU. For",
+    "more, give --cert and --key (such as mkcert makes them) for this address, or use a cable and no --lan:",
+    "adb reverse tcp:{port} tcp:{port}, then open the address on the phone.",
 )
 
 

@@ -57,6 +57,7 @@ REFUSAL = """<!doctype html>
 <p>{}</p>
 </html>
 """
+MEASURED = ("model/", "plan/")  # names whose files a browser asks for once it is started
 STOP_S = 2.0  # for requests that are under way when the server stops
 
 Files = Mapping[str, Path]
@@ -104,13 +105,13 @@ class Server:
             if name in ("", PAGE) and request.method == "GET":
                 fresh = self.guard.let_in(given, request.query.get("t"))
             else:
-                self.guard.check_cookie(given)
+                self.guard.check_cookie(given, only_looks=request.method == "GET" and not name.startswith(MEASURED))
             response = _page() if name == "" else await handler(request)
             if fresh:
                 options: dict[str, Any] = {"httponly": True, "samesite": "Lax", "path": "/", "max_age": 86_400}
                 response.set_cookie(self.cookie, fresh, secure=self.guard.scheme == "https", **options)
         except Rejected as error:
-            response = refusal(request, error.status, error.message)
+            response = refusal(request, error.status, error.message, error.retry_s)
         except web.HTTPException as error:
             response = refusal(request, error.status, _words(error))
         for header, value in HEADERS.items():
@@ -161,10 +162,11 @@ class Server:
         return web.json_response({})
 
 
-def refusal(request: web.Request, status: int, message: str) -> web.Response:
+def refusal(request: web.Request, status: int, message: str, retry_s: int | None = None) -> web.Response:
     """A page for whoever opened the address, JSON for the page's own script."""
     if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
-        return web.Response(text=REFUSAL.format(html.escape(message)), status=status, content_type="text/html")
+        again = {"Refresh": str(retry_s)} if retry_s is not None else {}
+        return web.Response(text=REFUSAL.format(html.escape(message)), status=status, content_type="text/html", headers=again)
     return web.json_response({"message": message}, status=status)
 
 

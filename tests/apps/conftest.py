@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from edgesafe import artifact
-from edgesafe.apps import plan
+from edgesafe.benchmarks.browser import plan
 
 WEB = Path(__file__).parents[2] / "apps" / "web"
 
@@ -51,15 +51,20 @@ def npm() -> Callable[..., str]:
 
 
 class Folders:
-    """Serves folders by the first part of a URL's path; "" is the rest. `replaced` and `absent` change single files by their path."""
+    """Serves folders by the first part of a URL's path; "" is the rest.
+
+    `replaced` and `absent` change single files by their path; what begins with one of `hung` is not answered before `freed` is set.
+    """
 
     def __init__(self, folders: dict[str, Path]) -> None:
         self.folders, self.asked = folders, list[str]()
         self.replaced: dict[str, bytes] = {}
         self.absent: set[str] = set()
+        self.hung: set[str] = set()
+        self.freed = threading.Event()
         self.isolated = True
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -80,6 +85,8 @@ class _Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.lstrip("/").partition("?")[0] or "index.html"
         self.site.asked.append(path)
+        if path.startswith(tuple(self.site.hung)):
+            self.site.freed.wait()
         file = self.site.find(path)
         if path in self.site.absent or not (path in self.site.replaced or file.is_file()):
             self.send_error(404)
@@ -111,5 +118,6 @@ def serve() -> Iterator[Callable[[dict[str, Path]], Folders]]:
 
     yield start
     for site in made:
+        site.freed.set()
         site.server.shutdown()
         site.server.server_close()

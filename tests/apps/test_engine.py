@@ -283,6 +283,18 @@ def test_what_cannot_be_loaded_says_why(page: Page, student: Path) -> None:
 
 
 @pytest.mark.browser
+def test_a_worker_that_cannot_start_says_why(page: Page, harness: Path) -> None:
+    (script,) = harness.glob("assets/worker-*.js")
+    page.site.absent.add(f"assets/{script.name}")
+    answer = page.load()
+    assert answer["fault"] == "download" and "The script that draws cannot be downloaded" in answer["message"]
+    page.site.absent.clear()
+    page.site.replaced[f"assets/{script.name}"] = b"onmessage = () => { throw new Error('odd') }"
+    answer = page.load()
+    assert answer["fault"] == "unsupported" and "What draws has ended (Uncaught Error: odd)" in answer["message"]
+
+
+@pytest.mark.browser
 def test_requests_that_cannot_be_drawn_say_why_and_the_model_goes_on(page: Page) -> None:
     page.load()
     for wrong, said in (

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesafe import artifact
-from edgesafe.apps import plan
-from edgesafe.apps.convolutions import as_products
+from edgesafe.benchmarks.browser import plan
+from edgesafe.benchmarks.browser.convolutions import as_products
 from edgesafe.errors import EdgeSafeError
 
 DRAW = np.random.default_rng(0)

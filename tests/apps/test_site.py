@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from edgesafe import artifact
 from edgesafe.apps import site
 from edgesafe.errors import EdgeSafeError
 
 
 @pytest.fixture(scope="module")
-def written(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    site.write(folder, student, artifact.read(student))
+    site.write(folder)
     return folder
 
 
@@ -32,8 +31,7 @@ def test_a_site_is_whole(written: Path) -> None:
 def test_the_service_worker_knows_each_file_that_is_there(written: Path) -> None:
     worker = (written / "sw.js").read_text()
     kept = [path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()]
-    kept = [name for name in kept if not name.endswith(".wasm") and not name.startswith("plan/")]
-    kept = [name for name in kept if name not in ("sw.js", ".nojekyll", "build.json")]
+    kept = [name for name in kept if not name.endswith(".wasm") and name not in ("sw.js", ".nojekyll", "build.json")]
     assert all(name in worker for name in kept)
     named = set(re.findall(r"(?:assets|ort)/[\w.-]+\.(?:js|css|mjs)", worker))
     assert named <= set(kept), "a file that is not there would stop it from being installed"
@@ -55,14 +53,14 @@ def test_the_package_stays_small() -> None:
     assert sum(path.stat().st_size for _, path in site.files(bench=True)) < 7 * 2**20
 
 
-def test_a_package_without_the_site_says_so(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_the_site_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "PAGES", tmp_path / "site")
     with pytest.raises(EdgeSafeError, match=r"site/index.html: not there: this edgesafe has no built web app. Install .* scripts/web"):
-        site.write(tmp_path / "out", student, artifact.read(student))
+        site.write(tmp_path / "out")
     monkeypatch.undo()
     monkeypatch.setattr(site, "RUNTIME", tmp_path)
     with pytest.raises(EdgeSafeError, match=r"\*.wasm.xz: not there"):
-        site.write(tmp_path / "out", student, artifact.read(student))
+        site.write(tmp_path / "out")
     (tmp_path / "x.wasm.xz").write_bytes(b"no xz")
     with pytest.raises(EdgeSafeError, match=r"x.wasm.xz: cannot be unpacked .* the file is damaged. Install edgesafe again"):
-        site.write(tmp_path / "out", student, artifact.read(student))
+        site.write(tmp_path / "out")

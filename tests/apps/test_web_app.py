@@ -377,6 +377,38 @@ def test_a_file_name_that_leaves_the_folder_is_refused(visit: Callable[..., Any]
     assert not any("index.json" in path for path in host.asked if not path.startswith("model/"))
 
 
+HURRIED = """for (const name of ["setInterval", "setTimeout"]) {
+    const real = self[name];
+    self[name] = (run, ms, ...rest) => real(run, ms / 100, ...rest);
+}"""
+
+
+def test_a_load_that_comes_no_further_says_so(visit: Callable[..., Any], host: Folders) -> None:
+    host.hung.add("ort/ort-wasm-simd-threaded.wasm")
+    tab = visit(until="#stuck", script=HURRIED)
+    assert "Nothing has moved for a while" in tab.locator("#stage").inner_text()
+    assert tab.get_by_role("button", name="Reload").is_visible()
+    host.freed.set()
+    wait(tab, READY)
+    assert not tab.locator("#stuck").is_visible()
+    draw(tab, "fox", steps=5)
+
+
+def test_a_network_that_answers_nothing_keeps_nobody_waiting(visit: Callable[..., Any], host: Folders) -> None:
+    host.hung.add("sw.js")
+    tab = visit(script=HURRIED)
+    assert "Works offline" not in tab.locator("#offline").inner_text()
+    host.freed.set()
+    tab.reload()
+    tab.get_by_text("Works offline now").wait_for()
+    host.freed.clear()
+    host.hung.add("")
+    tab.reload()
+    wait(tab, READY)
+    tab.get_by_role("button", name="What was erased").click()
+    assert "“neon” leaks at most" in tab.locator("#sheet blockquote").first.inner_text()
+
+
 def test_a_new_version_takes_over_when_it_is_asked(visit: Callable[..., Any], host: Folders, site: Path) -> None:
     tab = visit()
     version = re.search(rb'"[0-9a-f]{16}"|`[0-9a-f]{16}`', (site / "sw.js").read_bytes())

@@ -14,7 +14,9 @@ const CACHE = SHELL + __VERSION__;
 const PAPERS = `edgesafe-papers ${self.registration.scope}`;
 const PUBLIC = ["icon.svg", "icon-180.png", "icon-512.png", "manifest.webmanifest"];
 const FILES = new Set([...__FILES__.filter((name) => name !== "build.json"), ...PUBLIC]);
-const SMALL = /^model\/(manifest\.json|audit\.json|bundle\.json|README\.md|LICENSE|NOTICE|OFL\.txt)$/;
+const WASM = /^ort\/[\w.-]+\.wasm$/;
+const SMALL = /^(model\/(manifest\.json|audit\.json|bundle\.json|README\.md|LICENSE|NOTICE|OFL\.txt)|plan\/plan\.json)$/;
+const PATIENCE_MS = 4_000; // with a host that does not answer, where a copy is at hand
 
 self.addEventListener("install", (event) => {
   const requests = [...FILES].map((name) => new Request(name, { cache: "reload" }));
@@ -40,20 +42,25 @@ self.addEventListener("fetch", (event) => {
   const url = new URL(request.url);
   if (request.method !== "GET" || !url.href.startsWith(self.registration.scope)) return;
   const name = url.pathname.slice(new URL(self.registration.scope).pathname.length) || "index.html";
-  event.respondWith(answer(event, name).then(isolated));
+  const answer = FILES.has(name) ? shell(event, name) : WASM.test(name) ? runtime(event, name) : SMALL.test(name) ? newest(event, name) : null;
+  if (answer) event.respondWith(answer.then(isolated)); // else this worker would have to live as long as a large download lasts
 });
 
-async function answer(event: FetchEvent, name: string): Promise<Response> {
-  if (FILES.has(name)) return (await kept(CACHE, name)) ?? fetch(event.request);
-  if (/^ort\/[\w.-]+\.wasm$/.test(name)) return (await kept(CACHE, name)) ?? fetchAndKeep(event, CACHE, name);
-  if (!SMALL.test(name)) return fetch(event.request);
-  try {
-    return await fetchAndKeep(event, PAPERS, name, { cache: "no-cache" });
-  } catch (error) {
-    const found = await kept(PAPERS, name);
-    if (found) return found;
-    throw error;
-  }
+async function shell({ request }: FetchEvent, name: string): Promise<Response> {
+  return (await kept(CACHE, name)) ?? fetch(request);
+}
+
+async function runtime(event: FetchEvent, name: string): Promise<Response> {
+  return (await kept(CACHE, name)) ?? fetchAndKeep(event, CACHE, name);
+}
+
+/** The host's, or the copy where the host cannot be reached, fails or takes too long. */
+async function newest(event: FetchEvent, name: string): Promise<Response> {
+  const found = await kept(PAPERS, name);
+  const fetched = fetchAndKeep(event, PAPERS, name, { cache: "no-cache" });
+  if (!found) return fetched;
+  const late = new Promise<Response>((resolve) => setTimeout(resolve, PATIENCE_MS, found));
+  return Promise.race([fetched.then((response) => (response.ok ? response : found)).catch(() => found), late]);
 }
 
 async function kept(cache: string, name: string): Promise<Response | undefined> {

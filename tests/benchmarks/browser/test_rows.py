@@ -10,6 +10,7 @@ import pytest
 
 from edgesafe.benchmarks import report
 from edgesafe.benchmarks.browser import rows
+from edgesafe.metrics.bootstrap import rate
 
 from .conftest import ANDROID, COLD, PHONE, TIMES, Stand, make_png
 
@@ -65,7 +66,7 @@ def test_times_are_summed_up_as_the_desktops_are(stand: Start) -> None:
     assert {row["runtime"] for row in made["latency"]} == {"Pixel 8, Chrome 141, WASM with 4 threads"}
 
 
-def page(stand: Start, tmp_path: Path, device: dict[str, Any] = PHONE) -> tuple[dict[str, Any], str]:
+def page(stand: Start, tmp_path: Path, device: dict[str, Any] = PHONE, **facts_of_device: Any) -> tuple[dict[str, Any], str]:
     """A report without an audit."""
     session = measured(stand, device).session
     nothing: dict[str, Any] = {"audit": None, "grid": None, "versus": None, "sizes": [], "memory": [], "parity": []}
@@ -74,15 +75,17 @@ def page(stand: Start, tmp_path: Path, device: dict[str, Any] = PHONE) -> tuple[
     artifact = {"name": "tiny", "target": "onnx fp32", "sha256": "ab" * 32, "base_model": None, "steps": [], "files": {}}
     rest = {"settings": settings, "artifact": artifact, "control": {"id": None, "sha256": None}, "audit_reason": "nobody asked"}
     folder = tmp_path / "report"
-    folder.mkdir()
-    report.write(folder, {**nothing, **facts, **rest, **rows.timed(session), "device": rows.facts(session)})
+    folder.mkdir(parents=True)
+    report.write(folder, {**nothing, **facts, **rest, **rows.timed(session), "device": rows.facts(session) | facts_of_device})
     return json.loads((folder / "report.json").read_text()), (folder / "report.html").read_text()
 
 
 def test_the_report_names_the_device_and_what_its_times_are(stand: Start, tmp_path: Path) -> None:
     record, html = page(stand, tmp_path)
     assert "Measured in a browser" in html and "Pixel 8, Chrome 141, WASM with 4 threads" in html
-    assert "8 GiB or more in the device; 120 MiB held by the page" in html
+    assert "120 MiB held by the page after the first picture; about 8 GiB in the device, as the browser rounds it" in html
+    assert "a picture 30.0 ms, a UNet call 30.0 ms" in html and "1.70 s from a cold start to the first picture" in html
+    assert "held 120 MiB after the first picture" in html, "beside this computer's memory, too"
     assert any(line.startswith("Times of Pixel 8") and "0.005 ms" in line for line in record["limits"])
     assert any("drew with 4 of the 9 cores" in line for line in record["limits"])
     assert not any("this computer's processor" in line for line in record["limits"]), "nothing was timed here"
@@ -90,7 +93,29 @@ def test_the_report_names_the_device_and_what_its_times_are(stand: Start, tmp_pa
 
 def test_a_page_that_was_not_isolated_says_so(stand: Start, tmp_path: Path) -> None:
     record, _ = page(stand, tmp_path, PHONE | {"isolated": False, "threads": 1})
-    assert any("over plain http, where a browser gives one thread and no WebGPU" in line for line in record["limits"])
+    assert any("over plain http, where a browser gives two cores at most and no WebGPU" in line for line in record["limits"])
+
+
+def test_what_a_browser_does_not_tell_is_said(stand: Start, tmp_path: Path) -> None:
+    _, html = page(stand, tmp_path, PHONE | {"memory_gib": None, "cores": None}, held_mib=None)
+    assert "how much the page held, the browser does not tell; how much the device has, it does not tell either" in html
+    assert "how many cores it has, the browser does not tell" in html
+    assert "How much memory the page of Pixel 8, Chrome 141, WASM with 4 threads took, its browser does not tell." in html
+
+
+def test_its_rates_stand_beside_the_desktops_with_an_answer(stand: Start, tmp_path: Path) -> None:
+    def row(cell: str, hits: int, there: int) -> dict[str, Any]:
+        device, desktop = (rate([True] * n + [False] * (24 - n), range(24)) for n in (hits, there))
+        of = {"probe": "plain", "cell": cell, "detector": "emoji-judge", "rate": "leaked" if "erased" in cell else "right"}
+        return of | {"device": device, "desktop": desktop, "seen_alike": 24 - abs(hits - there), "agrees": rows.agrees(device, desktop)}
+
+    alike, apart = [row("erased neon", 0, 0), row("rest", 18, 20)], [row("erased neon", 1, 12)]
+    assert [one["agrees"] for one in alike + apart] == [True, True, False]
+    _, html = page(stand, tmp_path / "a", beside={"runtime": "onnxruntime", "rates": alike})
+    assert "<b>Yes.</b> Each rate of onnxruntime lies within the browser's 95 % interval." in html
+    assert "of 48 pairs, the detectors see 46 alike" in html and "0.0 % to 13.8 %" in html
+    _, html = page(stand, tmp_path / "b", beside={"runtime": "onnxruntime", "rates": alike + apart})
+    assert "<b>Not everywhere.</b>" in html and "lies the rate of onnxruntime for “erased neon” (plain, emoji-judge)." in html
 
 
 def test_what_a_device_says_of_itself_is_text_in_the_report(stand: Start, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgesafe.benchmarks.browser.guard import SILENT_S
+from edgesafe.benchmarks.browser.guard import SILENT_S, VISITORS
 from edgesafe.benchmarks.browser.records import JSON_BYTES
 
 from .conftest import COLD, PHONE, SIDE, TIMES, Stand, Visitor, make_png
@@ -127,9 +127,15 @@ def test_on_this_computer_a_silent_browser_gives_its_place_away(stand: Start) ->
     now = [100.0]
     made = stand(clock=lambda: now[0])
     first, second = made.visitor(), made.visitor()
-    assert (first.open(), second.open()) == (303, 409)
+    assert (first.open(), first.post("/api/hello", PHONE)[0]) == (303, 200)
+    status, headers, body = second.ask("GET", "/", Accept="text/html")
+    assert status == 409 and b"this one opens by itself within 70 s" in body and headers["refresh"] == "10"
     now[0] += SILENT_S + 1
-    assert second.open() == 303
+    assert (second.open(), second.ask("GET", "/api/work")[0]) == (303, 200)
+    assert first.post("/api/hello", PHONE)[0] == 200, "nobody has taken the place yet"
+    assert second.post("/api/hello", PHONE)[0] == 409
+    now[0] += SILENT_S + 1
+    assert second.post("/api/hello", PHONE)[0] == 200
     status, said = first.post("/api/hello", PHONE)
     assert status == 409 and "Another browser" in said["message"]
 
@@ -143,8 +149,28 @@ def test_a_token_works_once(stand: Start) -> None:
     assert phone.open("/?t=right") == 303
     assert phone.cookie
     assert phone.ask("GET", "/bench.html")[0] == 200
-    assert late.open("/?t=right") == 409
+    assert phone.ask("GET", "/model/manifest.json")[0] == 200, "it is started"
+    status, headers, body = late.ask("GET", "/?t=right", Accept="text/html")
+    assert status == 409 and b"The address works once" in body and "set-cookie" not in headers and "refresh" not in headers
     assert phone.open("/?t=right") == 303, "who is in may open the address again"
+    assert do_all(phone)[-1] == 0
+
+
+def test_what_opens_the_address_without_running_it_does_not_use_it_up(stand: Start) -> None:
+    """As a scanner of QR codes does for its preview."""
+    made = stand(token="right")
+    scanner, phone = made.visitor(), made.visitor()
+    assert scanner.ask("HEAD", "/?t=right")[0] == 403
+    for _ in range(2 * VISITORS):
+        assert made.visitor().open("/?t=right") == 303
+    assert scanner.open("/?t=right") == 303
+    assert scanner.ask("GET", "/bench.html")[0] == scanner.ask("GET", "/assets/bench-1.js")[0] == 200
+    assert phone.open("/?t=right") == 303 and phone.cookie != scanner.cookie
+    assert phone.open("/bench.html") == phone.ask("GET", "/api/work")[0] == 200, "a reload before it is started"
+    assert phone.post("/api/hello", PHONE)[0] == 200
+    for method, path in (("GET", "/model/manifest.json"), ("GET", "/api/work"), ("GET", "/assets/bench-1.js"), ("GET", "/?t=right")):
+        assert scanner.ask(method, path)[0] == 409, path
+    assert scanner.post("/api/hello", PHONE)[0] == 409
     assert do_all(phone)[-1] == 0
 
 

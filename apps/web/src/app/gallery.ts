@@ -57,7 +57,7 @@ export class Gallery {
       h("div", { class: "sticker" }, h("img", { src: this.address(sticker), alt: sticker.prompt })),
       h("h2", {}, sticker.prompt),
       h("p", { class: "small" }, drawn),
-      h("p", { class: "small" }, `${new Date(sticker.when).toLocaleString()} · ${sticker.model}`),
+      h("p", { class: "small" }, `${new Date(sticker.when).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })} · ${sticker.model}`),
       h(
         "div",
         { class: "actions" },

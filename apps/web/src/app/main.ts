@@ -1,7 +1,8 @@
 /** The sticker maker: gets the model, then puts the form, the board, the gallery and the sheet together. */
 
 import { Model } from "../engine/client";
-import { by } from "./dom";
+import { by, toast } from "./dom";
+import { reason } from "./files";
 import { Gallery } from "./gallery";
 import { Maker } from "./maker";
 import { prepare, showOffline } from "./offline";
@@ -13,18 +14,24 @@ const BASE = new URL("model/", document.baseURI).href;
 
 const stage = new Stage();
 const gallery = new Gallery((sticker) => maker.again(sticker));
-const maker: Maker = new Maker(stage, gallery, fail);
+const maker: Maker = new Maker(stage, gallery, fail, () => void load());
 let model: Model | undefined;
+let known: Papers | undefined;
 
 async function load(): Promise<void> {
   model?.close();
   maker.unready();
   stage.loading();
   try {
-    model = await Model.load({ base: BASE }, (progress) => stage.loading(progress));
+    model = await Model.load(
+      { base: BASE },
+      (progress) => stage.loading(progress),
+      undefined,
+      (isStuck) => stage.stuck(isStuck),
+    );
     stage.ready();
     maker.ready(model);
-    void showOffline();
+    void showOffline(model.info);
   } catch (error) {
     fail(error);
   }
@@ -35,23 +42,32 @@ function fail(error: unknown): void {
   stage.fail(error, () => void load());
 }
 
-async function showPapers(): Promise<void> {
-  let papers: Papers;
+/** undefined where they cannot be read, which is said. */
+async function papers(): Promise<Papers | undefined> {
   try {
-    papers = await read(BASE);
+    known ??= await read(BASE);
   } catch (error) {
-    console.warn(`No audit can be shown: ${String(error)}`);
+    toast(`The audit and the model card cannot be read (${reason(error)}). Check the connection and try again`);
     return;
   }
-  for (const id of ["about", "card"]) {
-    by<HTMLButtonElement>(id).disabled = false;
-    by(id).onclick = () => open(papers, id === "card");
-  }
-  for (const name of ["LICENSE", "NOTICE"]) by(name).hidden = !(name in papers.seal.files);
-  maker.know(papers.audit.artifact.name, papers.manifest.base_model.id, papers.manifest.concepts);
+  for (const name of ["LICENSE", "NOTICE"]) by(name).hidden = !(name in known.seal.files);
+  maker.know(known.audit.artifact.name, known.manifest.base_model.id, known.manifest.concepts);
+  return known;
 }
 
+async function showPapers(atCard: boolean): Promise<void> {
+  const found = known ?? (await papers());
+  if (found) open(found, atCard);
+}
+
+by("late").remove();
+by("reload").onclick = () => location.reload();
+stage.loading();
 void gallery.load();
 await prepare();
-void showPapers();
+for (const id of ["about", "card"]) {
+  by<HTMLButtonElement>(id).disabled = false;
+  by(id).onclick = () => void showPapers(id === "card");
+}
+void papers();
 void load();

@@ -24,6 +24,7 @@ export class Maker {
     private readonly stage: Stage,
     private readonly gallery: Gallery,
     private readonly onFault: (error: unknown) => void, // of the model, which must then be loaded anew
+    private readonly renew: () => void, // ends the model, whatever it does, and loads it anew
   ) {
     by("dice").append(icon("dice"));
     by("shuffle").append(icon("shuffle"));
@@ -101,7 +102,7 @@ export class Maker {
       const sticker: Sticker = { ...request, model: this.name || model.info.name, when: Date.now(), milliseconds, width, height, png: await png(picture) };
       this.stage.show(sticker, picture);
       say(`Done in ${seconds(milliseconds)}: ${request.prompt}`);
-      await this.gallery.add(sticker);
+      void this.gallery.add(sticker); // the next one need not wait for the disk
     } catch (error) {
       this.failed(error);
     } finally {
@@ -112,7 +113,7 @@ export class Maker {
 
   private failed(error: unknown): void {
     if (error instanceof EngineError && error.fault === "stopped") {
-      this.stage.stop();
+      if (this.model) this.stage.stop(); // else it is being loaded anew
       toast("Stopped");
     } else if (error instanceof EngineError && error.fault === "request") {
       this.stage.stop();
@@ -120,8 +121,11 @@ export class Maker {
     } else this.onFault(error);
   }
 
+  /** A model hears it between two steps; whoever does not want to wait for that presses once more. */
   private stop(): void {
+    if (this.stopper?.signal.aborted) return this.renew();
     this.stopper?.abort();
+    this.buttons();
   }
 
   private roll(byItself = false): void {
@@ -138,7 +142,10 @@ export class Maker {
       };
       return h("li", {}, h("button", { type: "button", class: "chip", onclick: take }, idea));
     };
-    by("ideas").replaceChildren(...ideas(IDEAS, this.base, this.concepts).map(chip));
+    const found = ideas(IDEAS, this.base, this.concepts);
+    by("ideas").replaceChildren(...found.map(chip));
+    const shortest = [...found].sort((one, other) => one.length - other.length)[0];
+    prompt().placeholder = shortest ? `such as ${shortest}` : "";
   }
 
   private hint(): void {
@@ -149,7 +156,7 @@ export class Maker {
   private buttons(): void {
     const draw = by<HTMLButtonElement>("draw");
     draw.disabled = !this.model;
-    draw.textContent = this.stopper ? "Stop" : "Draw";
+    draw.textContent = !this.stopper ? "Draw" : this.stopper.signal.aborted ? "Stopping" : "Stop";
     draw.classList.toggle("stop", Boolean(this.stopper));
   }
 }

@@ -21,6 +21,12 @@ export class Stage {
     this.meter(phase === "compile" ? 1 : loaded / Math.max(1, total), PHASES[phase], size);
   }
 
+  /** Nothing moves, or it does again. */
+  stuck(isStuck: boolean): void {
+    by("stuck").hidden = !isStuck;
+    if (isStuck) say(by("stuck").querySelector("span")!.textContent);
+  }
+
   ready(): void {
     this.state(this.done ? "done" : "empty");
   }
@@ -72,6 +78,7 @@ export class Stage {
     if (stage.dataset.state !== state) stage.classList.remove("begun");
     stage.dataset.state = state;
     by("meter").hidden = state !== "loading" && state !== "drawing";
+    by("tip").hidden = state !== "empty";
     by("actions").hidden = state !== "done";
     by("fault").hidden = state !== "fault";
     by("sticker").hidden = state !== "drawing" && state !== "done";

@@ -53,6 +53,10 @@ function view(total: number): View {
       by("left").textContent = left ? `${Math.floor(share)} %` : "";
     },
     picture: paint,
+    stuck(isStuck) {
+      by("stuck").hidden = !isStuck;
+      if (isStuck) void server.fault("Nothing has moved for a while in the page. If it stays so, reload it").catch(() => undefined);
+    },
   };
 }
 
@@ -85,6 +89,7 @@ async function run(work: Work): Promise<void> {
   await awake.keep();
   const pulse = setInterval(() => server.pulse(), PULSE_MS);
   try {
+    await server.begin();
     await measure(work, server, awake, view(1 + work.parts.length + work.pictures));
     finished();
   } catch (error) {

@@ -11,36 +11,40 @@ export interface View {
   figure(phase: Phase, ms: number): void; // of a step that is done
   progress(left: number): void; // measurements that are left
   picture(pixels: Pixels): void;
+  stuck(isStuck: boolean): void; // nothing moves while the model is loaded
 }
+
+type Note = (p: LoadProgress) => void;
 
 const BASE = "model/";
 const LOADING = { download: "", check: "checking the files", compile: "getting the model ready" };
 const BLOCK = 5; // UNet calls of a turn
 
 /** Loads the model as the server wants it; download_ms is the time that went into fetching. */
-async function load(work: Work, note: (p: LoadProgress) => void): Promise<{ model: Model; ms: number; fetchedMs: number; bytes: number }> {
+async function load(work: Work, note: Note, stuck: View["stuck"]): Promise<{ model: Model; ms: number; fetchedMs: number; bytes: number }> {
   const begun = performance.now();
   let [fetching, since, fetchedMs, bytes] = [false, begun, 0, 0];
   const options = { base: BASE, ...(work.backend ? { device: work.backend } : {}), ...(work.threads ? { threads: work.threads } : {}) };
-  const model = await Model.load(options, (p) => {
+  const hear: Note = (p) => {
     const now = performance.now();
     if (fetching) fetchedMs += now - since;
     fetching = p.phase === "download";
     since = now;
     if (fetching) bytes = Math.max(bytes, p.loaded);
     note(p);
-  });
+  };
+  const model = await Model.load(options, hear, undefined, stuck);
   return { model, ms: performance.now() - begun, fetchedMs, bytes };
 }
 
 export async function measure(work: Work, server: Server, awake: Awake, view: View): Promise<void> {
-  const note = (p: LoadProgress) => {
+  const note: Note = (p) => {
     const share = p.total ? p.loaded / p.total : null;
     view.step(p.phase, share, p.phase === "download" ? `${megabytes(p.loaded)} of ${megabytes(p.total)}` : LOADING[p.phase]);
     server.progress(p.phase, share);
   };
   view.step("download", null);
-  const first = await load(work, note);
+  const first = await load(work, note, view.stuck);
   let model = first.model;
   try {
     const left = await server.hello(await device(model.info));
@@ -50,7 +54,7 @@ export async function measure(work: Work, server: Server, awake: Awake, view: Vi
       model.close();
       view.step("cold start", null);
       server.progress("cold start", null);
-      const made = await awake.inSight(() => cold(work, note));
+      const made = await awake.inSight(() => cold(work, note, view.stuck));
       model = made.model;
       view.figure("cold start", made.load_ms + made.first_picture_ms);
       view.picture(made.pixels);
@@ -66,7 +70,7 @@ export async function measure(work: Work, server: Server, awake: Awake, view: Vi
         if (!(error instanceof EngineError)) throw error;
         view.progress((await server.latency(part, { reason: error.message.slice(0, 500) || error.fault })).left);
         model.close(); // it may be broken now
-        model = (await load(work, note)).model;
+        model = (await load(work, note, view.stuck)).model;
       }
     }
     await draw(work, server, model, left, view);
@@ -76,8 +80,8 @@ export async function measure(work: Work, server: Server, awake: Awake, view: Vi
 }
 
 /** From starting the worker to the first picture, the files being there: a download that comes between is not counted. */
-async function cold(work: Work, note: (p: LoadProgress) => void): Promise<{ model: Model; pixels: Pixels; load_ms: number; first_picture_ms: number }> {
-  const { model, ms, fetchedMs } = await load(work, note);
+async function cold(work: Work, note: Note, stuck: View["stuck"]): Promise<{ model: Model; pixels: Pixels; load_ms: number; first_picture_ms: number }> {
+  const { model, ms, fetchedMs } = await load(work, note, stuck);
   const begun = performance.now();
   const pixels = await model.generate({ ...work.settings, ...work.cold });
   return { model, pixels, load_ms: ms - fetchedMs, first_picture_ms: performance.now() - begun };

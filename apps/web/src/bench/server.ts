@@ -69,6 +69,7 @@ export class Server {
   ) {}
 
   work = () => this.ask<Work>("api/work");
+  begin = () => this.ask<object>("api/progress", this.last); // whoever comes first is the one that is measured
   hello = (device: Device) => this.ask<Left>("api/hello", device);
   cold = (record: Cold) => this.ask<{ left: number }>("api/cold", record);
   latency = (part: Part, record: Times | { reason: string }) => this.ask<{ left: number }>(`api/latency/${part}`, record);

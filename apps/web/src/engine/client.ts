@@ -3,6 +3,7 @@
 import type { Answers, Ask, Notes, Question, Reply, Timing } from "./messages";
 import { EngineError, type LoadOptions, type LoadProgress, type ModelInfo, type Part, type Picture } from "./types";
 import type { Request, Settings, Step } from "./types";
+import { Watch } from "./watch";
 
 export * from "./types";
 
@@ -20,22 +21,36 @@ export class Model {
     readonly info: ModelInfo,
   ) {}
 
-  /** Starts the worker, which fetches and checks the files. Rejects with an EngineError. */
-  static async load(options: LoadOptions, onProgress?: (p: LoadProgress) => void, signal?: AbortSignal): Promise<Model> {
+  /** Starts the worker, which fetches and checks the files. Rejects with an EngineError.
+   *
+   * onStuck: called with true when nothing has moved for a minute, with false once it does; the load goes on either way.
+   */
+  static async load(
+    options: LoadOptions,
+    onProgress?: (p: LoadProgress) => void,
+    signal?: AbortSignal,
+    onStuck: (isStuck: boolean) => void = () => undefined,
+  ): Promise<Model> {
     const page = document.baseURI;
     const base = new URL(options.base, page).href;
     const ort = new URL(options.ort ?? "ort/", page).href;
     const plan = new URL(options.plan ?? "plan/", page).href;
     const talk = new Conversation(new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "edgesafe" }));
+    const watch = new Watch(() => talk.ask({ kind: "ping" }), onStuck);
+    const note = (progress: LoadProgress) => {
+      watch.progress();
+      onProgress?.(progress);
+    };
     const stop = () => talk.end(stopped());
     signal?.addEventListener("abort", stop);
     try {
       if (signal?.aborted) throw stopped();
-      return new Model(talk, await talk.ask({ kind: "load", options: { ...options, base, ort, plan } }, onProgress));
+      return new Model(talk, await talk.ask({ kind: "load", options: { ...options, base, ort, plan } }, note));
     } catch (error) {
       talk.end(stopped());
       throw error;
     } finally {
+      watch.end();
       signal?.removeEventListener("abort", stop);
     }
   }
@@ -82,13 +97,14 @@ export class Model {
 class Conversation {
   private readonly pending = new Map<number, Pending>();
   private ended: EngineError | null = null;
+  private isMet = false; // the worker has said something
   private count = 0;
 
   constructor(private readonly worker: Worker) {
     worker.onmessage = (event: MessageEvent<Reply>) => this.hear(event.data);
     worker.onerror = (event) => {
       event.preventDefault();
-      this.end(new EngineError("memory", `The drawing process ended (${event.message || "no reason given"}). Close other pages, then reload this one`));
+      this.end(ended(event.message, this.isMet));
     };
   }
 
@@ -109,6 +125,7 @@ class Conversation {
   }
 
   private hear(reply: Reply): void {
+    this.isMet = true;
     const asked = this.pending.get(reply.id);
     if (!asked) return;
     if (reply.kind === "note") return asked.note(reply.value as never);
@@ -116,6 +133,14 @@ class Conversation {
     if (reply.kind === "answer") asked.resolve(reply.value as never);
     else asked.reject(new EngineError(reply.fault, reply.message));
   }
+}
+
+/** Why a worker ended by itself; message: the browser's, often none. */
+function ended(message: string | undefined, isMet: boolean): EngineError {
+  if (!message && !isMet) return new EngineError("download", "The script that draws cannot be downloaded. Check the connection and try again");
+  const isShort = !message || /memory|alloc/i.test(message); // a browser that ends a worker for want of memory often gives no reason
+  const said = `What draws has ended (${message || "the browser gives no reason"})`;
+  return new EngineError(isShort ? "memory" : "unsupported", `${said}. ${isShort ? "Close other pages, then reload this one" : "Reload this page"}`);
 }
 
 function stopped(): EngineError {

@@ -14,13 +14,15 @@ export type Ask =
   | { kind: "load"; options: Required<Pick<LoadOptions, "base" | "ort" | "plan">> & LoadOptions }
   | { kind: "generate"; request: Request }
   | { kind: "time"; timing: Timing }
-  | { kind: "stop" };
+  | { kind: "stop" }
+  | { kind: "ping" }; // answered at once, unless the worker computes
 
 export interface Answers {
   load: ModelInfo;
   generate: Picture;
   time: number[];
   stop: null;
+  ping: null;
 }
 
 export interface Notes {
@@ -28,6 +30,7 @@ export interface Notes {
   generate: Step;
   time: number; // runs done
   stop: never;
+  ping: never;
 }
 
 export type Kind = Ask["kind"];

@@ -1,4 +1,4 @@
-/** plan/plan.json (edgesafe/apps/plan.py): the UNet cut for a browser, refused where it does not belong to the model. */
+/** plan/plan.json (benchmarks/browser/plan.py): the UNet cut for a browser, refused where it does not belong to the model. */
 
 import { bad, facts, json, record, type FileFacts, type Manifest } from "./manifest";
 import type { ModelFile, Net, Tensors, Values } from "./session";

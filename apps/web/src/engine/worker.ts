@@ -26,6 +26,7 @@ self.onmessage = async ({ data }: MessageEvent<Question>) => {
 };
 
 async function answer(ask: Ask, note: (value: Notes[Kind]) => void): Promise<Answers[Kind]> {
+  if (ask.kind === "ping") return null;
   if (ask.kind === "stop") {
     isStopped = busy;
     return null;

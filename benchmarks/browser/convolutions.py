@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesafe.benchmarks.runtimes.specialise import fixed_shape
+from ..runtimes.specialise import fixed_shape
 
 MOST = 16  # p P: 2 x 2 pixels to 2 x 2. With more, W' outgrows what it saves
 

@@ -1,7 +1,7 @@
 """The UNet cut for a browser: one row of a batch, and what depends on the prompt or on the timestep alone is computed once.
 
     plan/plan.json                     the sha256 of the UNet that it was cut from, and of the files beside it
-    plan/{main,given,timed}.onnx       benchmarks/runtimes/specialise.py's graphs, with convolutions.py's; of the weights they hold only
+    plan/{main,given,timed}.onnx       runtimes/specialise.py's graphs, with convolutions.py's products; of the weights they hold only
                                        where in the export's own file they lie, so that nothing is fetched twice
 
 Guidance's two rows are computed side by side, each on cores of its own: threads that work on one row wait for each other at every node,
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from edgesafe import artifact
 from edgesafe.artifact import Manifest
-from edgesafe.benchmarks.runtimes import onnx_file
-from edgesafe.benchmarks.runtimes.specialise import SAMPLE, TIMESTEP, specialise
 from edgesafe.errors import EdgeSafeError
 
+from ..runtimes import onnx_file
+from ..runtimes.specialise import SAMPLE, TIMESTEP, specialise
 from .convolutions import as_products
 
 FOLDER, PLAN, SCHEMA_VERSION = "plan", "plan.json", 1
@@ -43,7 +43,7 @@ def write(export: Path, manifest: Manifest, site: Path) -> list[str]:
 
 def _graphs(export: Path) -> dict[str, bytes]:
     """Of those in GRAPHS that there is something to compute in."""
-    from edgesafe.benchmarks.runtimes.layout_runtime import latent_shape, read_json
+    from ..runtimes.layout_runtime import latent_shape, read_json
 
     try:
         model = onnx_file.read(export / UNET)
