@@ -189,6 +189,14 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """emoji:student as an ONNX export in fp32. Do not write to it."""
+    from edgesafe.export import ExportConfig, run
+
+    return run(ExportConfig("emoji:student", "onnx", "fp32", tmp_path_factory.mktemp("student") / "onnx"))
+
+
+@pytest.fixture(scope="session")
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face imagefolder of 8 captioned pictures, 64x64; half of the captions are in the neon style. Do not write to it."""
     from PIL import Image, ImageDraw

@@ -67,8 +67,11 @@ def bench(
     from edgesafe.benchmarks.bench import BenchConfig, run
     from edgesafe.machine import machine
 
-    names = tuple(name.strip() for name in runtimes.split(",") if name.strip()) if runtimes else None
-    names = () if device and names == ("none",) else names or None
+    names = tuple(name.strip() for name in runtimes.split(",") if name.strip()) if runtimes is not None else None
+    if names == ():
+        raise click.UsageError(f"--runtimes {runtimes!r} names no runtime. Leave it out for all that can run the export")
+    if device and names == ("none",):
+        names = ()
     source, other = (*sources, None, None)[:2]
     judged = (probes, detectors, settings, prompts, other)
     config = BenchConfig(source, out, control, names, pictures, threads, steps, guidance, sampler, seed, force, *judged)

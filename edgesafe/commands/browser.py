@@ -9,7 +9,11 @@ import click
 from edgesafe.errors import EdgeSafeError
 
 OPTIONS = (
-    click.option("--device", type=click.Choice(["web"]), help="Measure the browser that opens the address which is then printed."),
+    click.option(
+        "--device",
+        type=click.Choice(["web"]),
+        help="Measure the browser that opens the address which is then printed. What follows down to --timeout is for it.",
+    ),
     click.option("--lan", is_flag=True, help="Let one browser in the local network in, by a one-time token. [default: this computer only]"),
     click.option("--address", metavar="IP", help="Of this computer, with --lan. [default: that of its default route]"),
     click.option("--port", type=click.IntRange(1, 65535), help="To listen at. [default: 8765, or one that is free]"),
@@ -32,5 +36,5 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def refuse_without_device(given: Mapping[str, Any]) -> None:
     """Raises: EdgeSafeError for an option that means nothing unless a browser is measured."""
-    if named := [flag for flag in FLAGS if given[flag]]:
+    if named := [flag for flag in FLAGS if given[flag] is not None and given[flag] is not False]:
         raise EdgeSafeError(f"--{named[0]} is for browsers: add --device web, or leave it out")

@@ -7,7 +7,12 @@ import click
 
 @click.command(short_help="Pack an export that passes the gate, with its audit and a model card.")
 @click.argument("export", metavar="[EXPORT]", required=False, type=click.Path(path_type=Path))
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="The new folder. [default: bundles/<export>]")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The new folder. [default: bundles/<export>, or bundles/<export>-web]",
+)
 @click.option("--policy", metavar="FILE", type=click.Path(path_type=Path), help="policy.toml. [default: as `edgesafe gate` has it]")
 @click.option("--audit", metavar="FILE", type=click.Path(path_type=Path), help="audit.json. [default: the newest of this export beside it]")
 @click.option("--license", "licence", metavar="ID", help="Licence of the weights, such as openrail++. [emoji model: apache-2.0]")

@@ -18,19 +18,19 @@ WEB = Path(__file__).parents[2] / "apps" / "web"
 
 
 @pytest.fixture(scope="session")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """emoji:student in fp32. Do not write to it."""
-    from edgesafe.export import ExportConfig, run
-
-    return run(ExportConfig("emoji:student", "onnx", "fp32", tmp_path_factory.mktemp("student") / "onnx"))
-
-
-@pytest.fixture(scope="session")
 def cut(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student's UNet cut for a browser: a folder plan/. Do not write to it."""
     folder = tmp_path_factory.mktemp("cut")
     plan.write(student, artifact.read(student), folder)
     return folder / plan.FOLDER
+
+
+@pytest.fixture(scope="session")
+def fixed(tiny_sd2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export in fp16 whose sizes are fixed, its batch too, of a model that predicts v. Do not write to it."""
+    from edgesafe.export import ExportConfig, run
+
+    return run(ExportConfig(str(tiny_sd2), "onnx", "fp16", tmp_path_factory.mktemp("fixed") / "onnx", static=True))
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,11 @@ class Folders:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}/"
+
+    def close(self) -> None:
+        self.freed.set()
+        self.server.shutdown()
+        self.server.server_close()
 
     def find(self, path: str) -> Path:
         first, _, rest = path.partition("/")
@@ -118,6 +123,4 @@ def serve() -> Iterator[Callable[[dict[str, Path]], Folders]]:
 
     yield start
     for site in made:
-        site.freed.set()
-        site.server.shutdown()
-        site.server.server_close()
+        site.close()

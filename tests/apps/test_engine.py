@@ -16,7 +16,8 @@ import pytest
 
 from edgesafe.apps import fixtures
 
-WEB = Path(__file__).parents[2] / "apps" / "web"
+from .conftest import WEB, Folders
+
 ORT = ("ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.asyncify.wasm")
 # vite/seal.ts has the same list
 SOURCES = ("vite", "src", "public", "bench.html", "index.html", "package-lock.json", "package.json", "tsconfig.json", "vite.config.ts")
@@ -135,6 +136,24 @@ def page(browser: Any, harness: Path, student: Path, cut: Path, serve: Callable)
     assert [line for line in opened.said if "404" not in line] == []
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Any, harness: Path, student: Path, cut: Path) -> Iterator[Page]:
+    site = Folders({"": harness, "model": student, "plan": cut})
+    page = Page(browser, site)
+    page.load()
+    yield page
+    page.context.close()
+    site.close()
+
+
+@pytest.fixture
+def drawing(opened: Page) -> Iterator[Page]:
+    """One page for all tests that only draw."""
+    opened.said.clear()
+    yield opened
+    assert opened.said == []
+
+
 def apart(made: dict[str, Any], wanted: np.ndarray) -> int:
     """The largest difference in levels of 255."""
     assert (made["pixels"][..., 3] == 255).all()
@@ -166,13 +185,12 @@ def test_pictures_are_those_of_python_within_a_level(page: Page, student: Path, 
 
 
 @pytest.mark.browser
-def test_pictures_are_those_of_the_fixtures(page: Page) -> None:
+def test_pictures_are_those_of_the_fixtures(drawing: Page) -> None:
     """From seeds, so the noise is torch's; with and without guidance; a prompt that is not ASCII."""
-    page.load()
     for row in json.loads((fixtures.FOLDER / "pipeline.json").read_text(encoding="utf-8"))["rows"]:
         wanted = np.frombuffer(base64.b64decode(row.pop("rgb")), np.uint8).reshape(row["height"], row["width"], 3)
-        assert apart(page.draw(**row), wanted) <= 1, row
-    twice = [page.draw(prompt="red apple", seed=5, steps=4, preview=show) for show in (False, True)]
+        assert apart(drawing.draw(**row), wanted) <= 1, row
+    twice = [drawing.draw(prompt="red apple", seed=5, steps=4, preview=show) for show in (False, True)]
     assert (twice[0]["pixels"] == twice[1]["pixels"]).all(), "a preview changes the picture"
     assert not twice[0]["previews"] and set(twice[1]["previews"]) == {64 * 64 * 4}
 
@@ -295,8 +313,7 @@ def test_a_worker_that_cannot_start_says_why(page: Page, harness: Path) -> None:
 
 
 @pytest.mark.browser
-def test_requests_that_cannot_be_drawn_say_why_and_the_model_goes_on(page: Page) -> None:
-    page.load()
+def test_requests_that_cannot_be_drawn_say_why_and_the_model_goes_on(drawing: Page) -> None:
     for wrong, said in (
         ({"steps": 0}, "0 steps"),
         ({"steps": 1000}, "Take fewer"),
@@ -307,15 +324,14 @@ def test_requests_that_cannot_be_drawn_say_why_and_the_model_goes_on(page: Page)
         ({"latents": [1.0]}, "1 latents, but this model has 512"),
         ({"prompt": 3}, "not a text"),
     ):
-        answer = page.draw(**{"prompt": "red apple", "seed": 0, **wrong})
+        answer = drawing.draw(**{"prompt": "red apple", "seed": 0, **wrong})
         assert answer.get("fault") == "request" and said in answer["message"], answer
-    assert "pixels" in page.draw(prompt="red apple", seed=0, steps=1)
+    assert "pixels" in drawing.draw(prompt="red apple", seed=0, steps=1)
 
 
 @pytest.mark.browser
-def test_stop_ends_a_picture_within_a_step_and_the_next_one_is_drawn(page: Page) -> None:
-    page.load()
-    answer = page.page.evaluate(
+def test_stop_ends_a_picture_within_a_step_and_the_next_one_is_drawn(drawing: Page) -> None:
+    answer = drawing.page.evaluate(
         """async () => {
       const control = new AbortController(), steps = [];
       const request = { prompt: "red apple", seed: 0, steps: 200, guidance: 4, sampler: "ddim" };
@@ -325,23 +341,22 @@ def test_stop_ends_a_picture_within_a_step_and_the_next_one_is_drawn(page: Page)
     }"""
     )
     assert answer["fault"] == "stopped" and 3 <= answer["steps"] <= 5 and answer["second"] == "request"
-    assert page.draw(prompt="red apple", seed=0, steps=2)["steps"] == [1, 2]
-    stopped = page.page.evaluate("Model.load({base: location.href}, undefined, AbortSignal.abort()).catch((error) => error.fault)")
+    assert drawing.draw(prompt="red apple", seed=0, steps=2)["steps"] == [1, 2]
+    stopped = drawing.page.evaluate("Model.load({base: location.href}, undefined, AbortSignal.abort()).catch((error) => error.fault)")
     assert stopped == "stopped"
 
 
 @pytest.mark.browser
-def test_times_are_those_of_the_protocol(page: Page) -> None:
-    page.load()
+def test_times_are_those_of_the_protocol(drawing: Page) -> None:
     times = """async ([part, runs, limit]) => {
       const seen = [];
       const made = await model.time(part, { steps: 3, guidance: 4, sampler: "ddim" }, runs, 1, limit, (n) => seen.push(n));
       return { made, seen };
     }"""
     for part in ("picture", "unet_call", "text_encoder", "vae_decoder"):
-        answer = page.page.evaluate(times, [part, 4, 60_000])
+        answer = drawing.page.evaluate(times, [part, 4, 60_000])
         assert len(answer["made"]) == 4 and min(answer["made"]) > 0 and answer["seen"] == [1, 2, 3, 4]
-    assert len(page.page.evaluate(times, ["unet_call", 30, 0])["made"]) == 3, "past the limit, but not before the third"
+    assert len(drawing.page.evaluate(times, ["unet_call", 30, 0])["made"]) == 3, "past the limit, but not before the third"
 
 
 @pytest.mark.browser

@@ -17,6 +17,7 @@ const FILES = new Set([...__FILES__.filter((name) => name !== "build.json"), ...
 const WASM = /^ort\/[\w.-]+\.wasm$/;
 const SMALL = /^(model\/(manifest\.json|audit\.json|bundle\.json|README\.md|LICENSE|NOTICE|OFL\.txt)|plan\/plan\.json)$/;
 const PATIENCE_MS = 4_000; // with a host that does not answer, where a copy is at hand
+const SLOW_MS = 30_000; // for which such a host is not waited for again
 
 self.addEventListener("install", (event) => {
   const requests = [...FILES].map((name) => new Request(name, { cache: "reload" }));
@@ -54,13 +55,24 @@ async function runtime(event: FetchEvent, name: string): Promise<Response> {
   return (await kept(CACHE, name)) ?? fetchAndKeep(event, CACHE, name);
 }
 
+let slowUntil = 0;
+
 /** The host's, or the copy where the host cannot be reached, fails or takes too long. */
 async function newest(event: FetchEvent, name: string): Promise<Response> {
   const found = await kept(PAPERS, name);
   const fetched = fetchAndKeep(event, PAPERS, name, { cache: "no-cache" });
   if (!found) return fetched;
-  const late = new Promise<Response>((resolve) => setTimeout(resolve, PATIENCE_MS, found));
-  return Promise.race([fetched.then((response) => (response.ok ? response : found)).catch(() => found), late]);
+  const patience = performance.now() < slowUntil ? 0 : PATIENCE_MS;
+  let isLate = true;
+  const answered = fetched.then((response) => (response.ok ? response : found)).catch(() => found).finally(() => (isLate = false));
+  const late = new Promise<Response>((resolve) => {
+    const give = () => {
+      if (isLate && patience) slowUntil = performance.now() + SLOW_MS;
+      resolve(found);
+    };
+    setTimeout(give, patience);
+  });
+  return Promise.race([answered, late]);
 }
 
 async function kept(cache: string, name: string): Promise<Response | undefined> {

@@ -2,12 +2,13 @@
 
 import http.client
 import json
-import os
 import signal
 import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,7 @@ from edgesafe.benchmarks.browser.run import WebConfig
 from edgesafe.cli import main
 from edgesafe.errors import EdgeSafeError
 
-from .conftest import PHONE, TIMES, Visitor
-
-BENCH = [sys.executable, "-c", "from edgesafe.cli import main; main()", "bench"]
+from .conftest import COLD, PHONE, TIMES, Visitor, make_png
 
 
 def bench(*arguments: object) -> tuple[int, str]:
@@ -35,6 +34,10 @@ def bench(*arguments: object) -> tuple[int, str]:
         (("--lan",), "--lan is for browsers: add --device web"),
         (("--name", "phone"), "--name is for browsers"),
         (("--timeout", "5"), "--timeout is for browsers"),
+        (("--timeout", "0"), "--timeout is for browsers"),
+        (("--device", "web", "--runtimes", " , "), "--runtimes ' , ' names no runtime"),
+        (("--device", "web", "--runtimes", "none,torch"), "unknown runtime 'none'"),
+        (("--runtimes", "none"), "unknown runtime 'none'"),
         (("--device", "web", "--address", "10.0.0.1"), "only with --lan"),
         (("--device", "web", "--lan", "--address", "here"), "--address here"),
         (("--device", "web", "--name", "  "), "a name of 1 to 60 characters"),
@@ -170,7 +173,10 @@ def test_with_a_certificate_the_page_is_served_over_tls(onnx_folder: Path, tmp_p
 def started(export: Path, out: Path, *more: str) -> tuple[subprocess.Popen, int]:
     """The command in a process of its own, and its port."""
     arguments = [str(export), "--device", "web", "--out", str(out), "--pictures", "2", "--probes", "plain", "--threads", "1", *more]
-    process = subprocess.Popen([*BENCH, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # a shell's background job ignores Ctrl-C, and so would what it starts
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", f"{heed}from edgesafe.cli import main; main()", "bench", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
         if line.startswith("Open http://127.0.0.1:"):
@@ -193,10 +199,35 @@ def test_ctrl_c_says_how_to_go_on(onnx_folder: Path, tmp_path: Path) -> None:
     assert json.loads(times.read_text())["latency"] == {"unet_call": TIMES}
 
 
+def test_without_this_computers_runtimes_the_report_holds_the_browsers_rows_alone(onnx_folder: Path, tmp_path: Path) -> None:
+    with address.listen(address.LOOPBACK, None) as sock:
+        port = sock.getsockname()[1]
+
+    def measure() -> list[int]:
+        visitor = Visitor(port)
+        for _ in range(1200):
+            with suppress(ConnectionRefusedError):
+                visitor.open()
+                break
+            time.sleep(0.05)
+        left = visitor.post("/api/hello", PHONE)[1]
+        done = [visitor.post("/api/cold", COLD), *(visitor.post(f"/api/latency/{part}", TIMES) for part in left["parts"])]
+        return [status for status, _ in (*done, *(visitor.post(f"/api/picture/{row['id']}", make_png()) for row in left["pictures"]))]
+
+    few = ("--pictures", 2, "--probes", "plain", "--steps", 1, "--runtimes", "none", "--port", port)
+    with ThreadPoolExecutor(1) as pool:
+        browser = pool.submit(measure)
+        code, said = bench(onnx_folder, "--device", "web", "--out", tmp_path / "out", *few)
+        assert browser.result() == [200] * 11
+    assert code == 0 and "leaks at most" in said, said
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {row["runtime"] for row in record["latency"] + record["cold_starts"]} == {record["device"]["name"]}
+    assert record["parity"] == [] and record["memory"] == [] and record["device"]["beside"] is None
+
+
 def test_a_long_silence_ends_the_command(onnx_folder: Path, tmp_path: Path) -> None:
-    begun = time.monotonic()
-    process, _ = started(onnx_folder, tmp_path / "out", "--timeout", "0.01")
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 2 and time.monotonic() - begun < 60
+    few = ("--pictures", 2, "--probes", "plain")
+    code, said = bench(onnx_folder, "--device", "web", "--out", tmp_path / "out", "--timeout", "0.01", *few)
+    assert code == 2
     assert "no browser was heard for 0.01 min (--timeout). Open the address, or raise --timeout" in said
-    assert os.path.basename(tmp_path / "out") not in os.listdir(tmp_path)
+    assert not (tmp_path / "out").exists()

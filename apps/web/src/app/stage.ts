@@ -62,7 +62,7 @@ export class Stage {
   fail(error: unknown, again: () => void): void {
     const { title, message, help } = fault(error);
     const retry = h("button", { type: "button", class: "primary", onclick: again }, "Try again");
-    by("fault").replaceChildren(h("h2", {}, title), h("p", {}, message), h("p", {}, help), retry);
+    by("fault").replaceChildren(h("h2", {}, title), h("p", {}, message.replace(/[^.!?]$/, "$&.")), h("p", {}, help), retry);
     this.done = false;
     this.state("fault");
   }
